@@ -1,0 +1,12 @@
+"""What runs in Ray workers: classes that hold a model, and what they read and write.
+
+    storage   one interface to local paths and every URI that pyarrow or fsspec reads
+    corpus    the input: files -> rows with a stable id, as a Ray Data source
+    records   the output: terminal records, committed as whole Parquet files
+    journal   which rows were in flight when a process died
+    models    a model name -> a folder; converts the embedded model
+    scorer    a model and a prefix forest -> perplexities, exact, under a token budget (no Ray inside)
+    refiner   drives many refinements at once and keeps one scorer busy
+
+An actor is a plain callable class: the model in `__init__`, a batch in `__call__`, so a test can call it.
+"""

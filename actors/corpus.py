@@ -1,0 +1,309 @@
+"""The input of a job: JSONL and Parquet files -> blocks of rows with stable ids, as a Ray Data source.
+
+A row of a block is a parsed Chain, or the reason why the record is none; either way it carries what is
+needed to write its terminal record. Broken bytes, lines and values are rows, not errors.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from ray.data import Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from actors.storage import Storage
+from algorithms.formats import FORMATS, RowError, parse_record, source_json
+
+SUFFIXES: Final = (".parquet", ".jsonl", ".ndjson", ".json", ".jsonl.gz", ".jsonl.zst", ".jsonl.bz2")
+READ_BYTES: Final = 1 << 22
+ROWS_PER_SHARD: Final = 1000  # the grid on which committed rows are looked up
+
+ROW_SCHEMA: Final = pa.schema(
+    [
+        ("id", pa.string()),
+        ("shard", pa.string()),
+        ("reason", pa.string()),  # null, or why the record is no chain
+        ("question", pa.string()),
+        ("steps", pa.list_(pa.string())),
+        ("answer", pa.string()),
+        ("joiner", pa.string()),
+        ("source", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class CorpusFile:
+    """One input file; `name` is its path below the input's root and begins the ids of its rows."""
+
+    storage: Storage
+    name: str
+    num_bytes: int
+
+    @property
+    def is_parquet(self) -> bool:
+        """Whether it is read as Parquet, else as JSON lines."""
+        return self.name.lower().endswith(".parquet")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What to read and how. `limit` counts rows from the first file on; `chosen` keeps only some rows.
+
+    `columns` maps a role of the format to a column. With `id_column`, ids come from there; `repeated` holds
+    the hashes of ids that stand there more than once, so that all but the first are quarantined.
+    """
+
+    files: tuple[CorpusFile, ...]
+    format_name: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+    split: str | None = None
+    id_column: str | None = None
+    limit: int | None = None
+    repeated: Mapping[int, str] = field(default_factory=dict)  # id hash -> position of its first row
+    chosen: frozenset[tuple[int, int]] | None = None  # (file, row)
+
+    def tables(self, file_index: int, rows_per_block: int) -> Iterator[pa.Table]:
+        """The rows of one file as tables of ROW_SCHEMA, at most `rows_per_block` rows each."""
+        block: list[dict[str, Any]] = []
+        for number, (record, line) in enumerate(_records(self.files[file_index])):
+            if self.chosen is not None and (file_index, number) not in self.chosen:
+                continue
+            block.append(self._row(file_index, number, record, line))
+            if len(block) >= rows_per_block:
+                yield pa.Table.from_pylist(block, schema=ROW_SCHEMA)
+                block = []
+        if block:
+            yield pa.Table.from_pylist(block, schema=ROW_SCHEMA)
+
+    def records(self, file_index: int) -> Iterator[Any]:
+        """The raw records of one file: a dict, a RowError for what is none, or any other JSON value."""
+        return (record for record, _ in _records(self.files[file_index]))
+
+    def _row(self, file_index: int, number: int, record: Any, line: bytes | None) -> dict[str, Any]:
+        position = f"{self.files[file_index].name}:{number}"
+        row: dict[str, Any] = {
+            "id": position,
+            "shard": f"{file_index:05d}-{number // ROWS_PER_SHARD:07d}",
+        }
+        used = {**FORMATS[self.format_name].columns, **self.columns}.values()
+        try:
+            if isinstance(record, RowError):
+                raise record
+            if self.id_column is not None:
+                row["id"] = self._given_id(record, position)
+            chain = parse_record(record, self.format_name, self.columns, self.split)
+            source = source_json(record, {*used, *([self.id_column] if self.id_column else [])})
+        except RowError as error:
+            return row | {"reason": _encodable(str(error)), "source": _whole_source(record, line)}
+        except RecursionError:
+            return row | {"reason": "invalid_json: nested too deeply", "source": _whole_source(record, line)}
+        return row | {
+            "question": chain.question,
+            "steps": list(chain.steps),
+            "answer": chain.answer,
+            "joiner": chain.joiner,
+            "source": source,
+        }
+
+    def _given_id(self, record: Any, position: str) -> str:
+        assert self.id_column is not None
+        given = given_id(record, self.id_column)
+        first = self.repeated.get(id_hash(given))
+        if first is not None and first != position:
+            raise RowError("duplicate_id", f"{given!r} is the id of {first} too")
+        return given
+
+
+def given_id(record: Any, id_column: str) -> str:
+    """The id a record brings along. Raises RowError where it brings none."""
+    if isinstance(record, RowError):
+        raise record
+    if not isinstance(record, Mapping):
+        raise RowError("wrong_type", "a row must be an object")
+    if id_column not in record:
+        raise RowError("missing_field", f"column {id_column!r}")
+    value = record[id_column]
+    if value is None:
+        raise RowError("null_field", f"column {id_column!r}")
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise RowError("wrong_type", f"column {id_column!r} must be text or a whole number")
+    if isinstance(value, str) and _encodable(value) != value:
+        raise RowError("invalid_unicode", f"column {id_column!r}")
+    return str(value)
+
+
+def id_hash(given: str) -> int:
+    """64 bits of a strong hash: small enough to hold for every row, large enough never to collide."""
+    return int.from_bytes(hashlib.blake2b(given.encode(), digest_size=8).digest(), "little")
+
+
+class CorpusSource(Datasource):
+    """Ray Data reads a Corpus through this: a streaming task a file, or one task for all with a limit."""
+
+    def __init__(self, corpus: Corpus, rows_per_block: int) -> None:
+        super().__init__()
+        self._corpus = corpus
+        self._rows_per_block = rows_per_block
+
+    def get_name(self) -> str:
+        return "Corpus"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return sum(file.num_bytes for file in self._corpus.files)
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        corpus, rows_per_block = self._corpus, self._rows_per_block
+        numbers = range(len(corpus.files))
+        groups = [tuple(numbers)] if corpus.limit is not None else [(number,) for number in numbers]
+
+        def task(group: tuple[int, ...]) -> ReadTask:
+            metadata = BlockMetadata(
+                num_rows=None,
+                size_bytes=sum(corpus.files[number].num_bytes for number in group),
+                input_files=[corpus.files[number].storage.path for number in group],
+                exec_stats=None,
+            )
+            return ReadTask(lambda: read_tables(corpus, group, rows_per_block), metadata, ROW_SCHEMA)
+
+        return [task(group) for group in groups]
+
+
+def read_tables(corpus: Corpus, file_indices: Iterable[int], rows_per_block: int) -> Iterator[pa.Table]:
+    """The tables of several files, up to the corpus' limit."""
+    left = corpus.limit
+    for file_index in file_indices:
+        per_block = rows_per_block if left is None else min(rows_per_block, left)
+        for table in corpus.tables(file_index, per_block):
+            table = table if left is None else table.slice(0, left)
+            yield table
+            if left is not None:
+                left -= table.num_rows
+                if left == 0:
+                    return
+
+
+def repeated_ids(positions: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> dict[int, str]:
+    """Ids that more than one row has: hash -> position of the first such row.
+
+    `positions` are (file name, row numbers [N], id hashes [N]) in input order. Holds 8 bytes a row.
+    """
+    parts = list(positions)
+    if not parts:
+        return {}
+    hashes = np.concatenate([part[2] for part in parts])
+    order = np.argsort(hashes, kind="stable")
+    ordered = hashes[order]
+    same = ordered[1:] == ordered[:-1]
+    # In each run of equal hashes the stable sort puts the first row first.
+    firsts = order[:-1][same & np.concatenate([[True], ~same[:-1]])] if len(same) else order[:0]
+    starts = np.cumsum([0, *[len(part[1]) for part in parts]])
+    found: dict[int, str] = {}
+    for index in firsts.tolist():
+        part = int(np.searchsorted(starts, index, side="right")) - 1
+        name, rows, _ = parts[part]
+        found[int(hashes[index])] = f"{name}:{int(rows[index - starts[part]])}"
+    return found
+
+
+def file_id_hashes(file: CorpusFile, id_column: str, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers and id hashes of the rows of a file that bring an id along."""
+    rows: list[int] = []
+    hashes: list[int] = []
+    columns = [id_column] if file.is_parquet else None
+    for number, (record, _) in enumerate(_records(file, columns)):
+        if limit is not None and number >= limit:
+            break
+        try:
+            hashes.append(id_hash(given_id(record, id_column)))
+        except RowError:
+            continue
+        rows.append(number)
+    return np.asarray(rows, dtype=np.int64), np.asarray(hashes, dtype=np.uint64)
+
+
+def _records(file: CorpusFile, columns: list[str] | None = None) -> Iterator[tuple[Any, bytes | None]]:
+    """Each record with its line where it has one; a RowError in place of what is no record."""
+    return _parquet_records(file, columns) if file.is_parquet else _json_records(file)
+
+
+def _json_records(file: CorpusFile) -> Iterator[tuple[Any, bytes]]:
+    for line in _lines(file):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line.decode("utf-8")), line
+        except UnicodeDecodeError as error:
+            yield RowError("invalid_utf8", f"byte {error.start} of the line"), line
+        except (ValueError, RecursionError) as error:
+            yield RowError("invalid_json", str(error)), line
+
+
+def _lines(file: CorpusFile) -> Iterator[bytes]:
+    with file.storage.filesystem.open_input_stream(file.storage.path, compression="detect") as stream:
+        rest = b""
+        while chunk := stream.read(READ_BYTES):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from lines
+        if rest:
+            yield rest
+
+
+def _parquet_records(file: CorpusFile, columns: list[str] | None) -> Iterator[tuple[Any, None]]:
+    with file.storage.filesystem.open_input_file(file.storage.path) as source:
+        parquet = pq.ParquetFile(source)
+        for batch in parquet.iter_batches(batch_size=1000, columns=columns):
+            values = [_python_values(column) for column in batch.columns]
+            names = batch.schema.names
+            yield from ((dict(zip(names, row, strict=True)), None) for row in zip(*values, strict=True))
+
+
+def _python_values(array: pa.Array) -> list[Any]:
+    """The values of a column; text that is not UTF-8 stays bytes, which every format refuses by name."""
+    try:
+        return array.to_pylist()
+    except UnicodeDecodeError:
+        raw = array.cast(_as_binary(array.type)).to_pylist()
+    return [_decode(value) for value in raw]
+
+
+def _as_binary(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return pa.large_binary()
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.large_list(_as_binary(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(part.name, _as_binary(part.type)) for part in kind])
+    return kind
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value
+    if isinstance(value, list):
+        return [_decode(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _decode(part) for key, part in value.items()}
+    return value
+
+
+def _whole_source(record: Any, line: bytes | None) -> str:
+    """All of a broken record: its own line where that is an object, so that nothing of it is lost."""
+    if line is None:
+        return source_json(record, set())
+    text = line.decode("utf-8", "backslashreplace").strip()
+    return text if isinstance(record, Mapping) else source_json({"raw": text}, set())
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,471 @@
+"""Exact leave-one-out scoring: a causal language model over prefix forests.
+
+Needs torch and transformers, no Ray. Everything in a request that shares a prefix is computed once, and so
+is everything it shares with the chain's request before: keys, values and final hidden states stay between
+rounds. A pass holds at most `token_budget` new tokens of any number of forests; a forest larger than that
+is walked depth first in several passes, each seeing the keys of its ancestors.
+
+Shape legend: T new tokens of a pass, K keys, H query heads, G key/value heads, D head size, M hidden size,
+N nodes of a forest, V vocabulary.
+"""
+
+import logging
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
+
+from actors.models import check_tokenizer, resolve_model
+from algorithms.formats import RowError
+from algorithms.perplexity import perplexity, scored_tokens
+from algorithms.prefix_forest import IntArray, PrefixForest, build_forest, match_nodes
+from algorithms.refinement import ScoreRequest
+
+logger = logging.getLogger(__name__)
+
+ATTENTION: Final = "sluice_forest"
+SMALLEST_PASS: Final = 64  # tokens; out of memory below this is a row's fault
+LOGIT_BYTES: Final = 1 << 26  # of one chunk of logits
+# The start-up check: a wrong mask moves losses by tenths, rounding of bfloat16 by hundredths.
+PARITY_TOLERANCE: Final = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Perplexities in the order of the variants; tokens computed now, and by separate forwards."""
+
+    perplexities: list[float]
+    tokens_forwarded: int
+    tokens_naive: int
+
+
+class ScoringTask(Protocol):
+    """A request made ready: it knows what it costs."""
+
+    @property
+    def num_new_tokens(self) -> int: ...  # noqa: D102
+
+
+class Scorer(Protocol):
+    """What the refiner needs of a scorer; a table of numbers can be one."""
+
+    token_budget: int
+
+    def prepare(self, request: ScoreRequest, after: Any | None) -> ScoringTask:
+        """Make a request ready; `after` is the task of the same chain's request before, if any.
+
+        Raises RowError when the row cannot be scored.
+        """
+        ...
+
+    def score(self, tasks: Sequence[Any]) -> list[Scored | RowError]:
+        """Score several tasks together; the answer of each, or why it has none."""
+        ...
+
+    def num_tokens(self, text: str) -> int:
+        """Length of a text in this scorer's tokens."""
+        ...
+
+
+class ForestTask:
+    """One request as a forest, and what is known of its nodes: losses, and the state of those kept."""
+
+    def __init__(self, forest: PrefixForest, scored: list[np.ndarray], tokens_naive: int) -> None:
+        self.forest = forest
+        self.scored = scored  # per variant which tokens count, [T_i]
+        self.tokens_naive = tokens_naive
+        self.needed = np.zeros(len(forest), dtype=np.bool_)
+        for path, mask in zip(forest.paths, scored, strict=True):
+            self.needed[path[mask]] = True
+        self.losses = np.full(len(forest), np.nan)
+        self.todo: IntArray = np.arange(len(forest))
+        self.state = _State.empty()
+        self._previous: tuple[ForestTask, IntArray, IntArray] | None = None
+
+    def reuse(self, before: "ForestTask") -> None:
+        """Leave out the nodes whose state an earlier task of the same chain still holds."""
+        slots = np.full(len(before.forest) + 1, -1)  # the last entry answers for "no node"
+        slots[before.state.nodes] = np.arange(len(before.state.nodes))
+        matched = match_nodes(self.forest, before.forest)
+        kept = np.flatnonzero(slots[matched] >= 0)
+        self.losses[kept] = before.losses[matched[kept]]
+        self.todo = np.flatnonzero(slots[matched] < 0)
+        self._previous = (before, kept, slots[matched[kept]])
+
+    def take_over(self) -> None:
+        """Move the reused state here; the earlier task holds nothing afterwards."""
+        if self._previous is not None:
+            before, kept, slots = self._previous
+            self.state = before.state.select(slots, kept)
+            before.state = _State.empty()
+            self._previous = None
+
+    @property
+    def num_new_tokens(self) -> int:
+        """Tokens that still have to go through the model."""
+        return len(self.todo)
+
+
+@dataclass
+class _State:
+    """What is kept of computed nodes: keys and values per layer [1, G, K, D], final hidden states [K, M]."""
+
+    nodes: IntArray
+    keys: list[Tensor]
+    values: list[Tensor]
+    hidden: Tensor | None
+
+    @classmethod
+    def empty(cls) -> "_State":
+        return cls(np.empty(0, dtype=np.int64), [], [], None)
+
+    def select(self, slots: np.ndarray, nodes: IntArray) -> "_State":
+        """Only some slots, under the names their nodes have in another forest."""
+        if self.hidden is None or len(slots) == 0:
+            return _State.empty()
+        index = torch.from_numpy(slots).to(self.hidden.device)
+        return _State(
+            nodes,
+            [key.index_select(2, index) for key in self.keys],
+            [value.index_select(2, index) for value in self.values],
+            self.hidden.index_select(0, index),
+        )
+
+
+@dataclass
+class _Part:
+    """A task's share of one pass: its new nodes, at `[start, stop)` of the pass."""
+
+    task: ForestTask
+    nodes: IntArray
+    start: int
+    stop: int
+    mask: Tensor  # [T, K] added to the attention scores: 0 where query may see key, else -inf
+    gaps: Tensor  # [T, K] depth of the query minus depth of the key, for sliding windows
+    keys: list[Tensor]
+    values: list[Tensor]
+
+
+def forest_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    forest_parts: Sequence[_Part] = (),
+    **unused: Any,
+) -> tuple[Tensor, None]:
+    """Attention of one pass: each part sees its own ancestors, nothing else (transformers' interface).
+
+    query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D]. Projections run over the whole pass;
+    only this function knows that it holds several forests, so a CUDA kernel with block masks
+    (FlexAttention) has its place here.
+    """
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    repeats = query.shape[1] // key.shape[1]
+    outputs = []
+    for part in forest_parts:
+        new = slice(part.start, part.stop)
+        keys, values = key[:, :, new], value[:, :, new]
+        if part.task.state.hidden is not None:
+            keys = torch.cat([part.task.state.keys[layer], keys], dim=2)
+            values = torch.cat([part.task.state.values[layer], values], dim=2)
+        part.keys.append(keys)
+        part.values.append(values)
+        mask = part.mask
+        if sliding_window is not None:
+            mask = mask.masked_fill(part.gaps >= sliding_window, float("-inf"))
+        outputs.append(
+            functional.scaled_dot_product_attention(
+                query[:, :, new],
+                keys.repeat_interleave(repeats, dim=1),
+                values.repeat_interleave(repeats, dim=1),
+                attn_mask=mask,
+                scale=scaling,
+            )
+        )
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+class ForestScorer:
+    """A causal language model that answers ScoreRequests exactly.
+
+    `model` is a folder, a hub name or `smollm2`. `dtype` auto is bfloat16 on CUDA, float32 on CPU.
+    `token_budget` bounds the new tokens of a pass, `state_tokens` the tokens whose keys and values are kept
+    between rounds. Raises ValueError for a model it cannot score exactly.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        device: str | None = None,
+        dtype: str = "auto",
+        token_budget: int | None = None,
+        state_tokens: int | None = None,
+        num_threads: int | None = None,
+    ) -> None:
+        if num_threads:
+            torch.set_num_threads(num_threads)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        on_cuda = self.device.type == "cuda"
+        self.dtype = {"auto": torch.bfloat16 if on_cuda else torch.float32}.get(dtype) or getattr(torch, dtype)
+        resolved = resolve_model(model)
+        self._tokenizer = AutoTokenizer.from_pretrained(resolved)
+        check_tokenizer(self._tokenizer, model)
+        AttentionInterface.register(ATTENTION, forest_attention)
+        self.model = AutoModelForCausalLM.from_pretrained(resolved, dtype=self.dtype).to(self.device).eval()
+        self._head: Callable[[Tensor], Tensor] = self.model.get_output_embeddings()
+        config = self.model.config.get_text_config()
+        self.window = min(
+            getattr(config, "max_position_embeddings", None) or 1 << 30, self._tokenizer.model_max_length
+        )
+        self._rows_per_chunk = max(1, LOGIT_BYTES // (4 * config.vocab_size))
+        self.token_budget = token_budget or (16384 if on_cuda else 1024)
+        self._state_tokens = state_tokens if state_tokens is not None else self._default_state_tokens(config)
+        self._tasks: weakref.WeakSet[ForestTask] = weakref.WeakSet()
+        self.forward_seconds = 0.0
+        self._check_parity(model)
+
+    def prepare(self, request: ScoreRequest, after: ForestTask | None = None) -> ForestTask:
+        """Tokenize each variant by itself and fold the sequences into a forest. Raises RowError."""
+        texts = list(dict.fromkeys(variant.text for variant in request.variants))
+        encoded = self._tokenizer(
+            texts, return_offsets_mapping=True, return_attention_mask=False, verbose=False
+        )
+        row_of = {text: row for row, text in enumerate(texts)}
+        rows = [row_of[variant.text] for variant in request.variants]
+        longest = max(len(ids) for ids in encoded["input_ids"])
+        if longest > self.window:
+            raise RowError("too_long", f"{longest} tokens, the model's window is {self.window}")
+        scored = [
+            scored_tokens(encoded["offset_mapping"][row], variant.span)
+            for row, variant in zip(rows, request.variants, strict=True)
+        ]
+        if not scored[0].any():
+            raise RowError("nothing_to_score")
+        sequences = [encoded["input_ids"][row] for row in rows]
+        task = ForestTask(build_forest(sequences), scored, sum(map(len, sequences)))
+        if after is not None:
+            task.reuse(after)
+        return task
+
+    def score(self, tasks: Sequence[ForestTask]) -> list[Scored | RowError]:
+        """Score several tasks in as few passes as the token budget allows.
+
+        A task that does not fit into memory even by itself is answered with a RowError.
+        """
+        started = time.perf_counter()
+        costs = [task.num_new_tokens for task in tasks]
+        errors: dict[int, RowError] = {}
+        with torch.inference_mode():
+            for task in tasks:
+                task.take_over()
+                self._tasks.add(task)
+                self._score_known(task)
+            waiting = {index: task for index, task in enumerate(tasks) if task.num_new_tokens}
+            while waiting:
+                shares = self._fill_pass(waiting)
+                try:
+                    self._run_pass([(waiting[index], nodes) for index, nodes in shares.items()])
+                except (torch.OutOfMemoryError, RuntimeError) as error:
+                    if not _is_out_of_memory(error):
+                        raise
+                    self._back_off(shares, waiting, errors)
+                waiting = {index: task for index, task in waiting.items() if task.num_new_tokens}
+        self.forward_seconds += time.perf_counter() - started
+        return [
+            errors.get(index) or self._result(task, costs[index]) for index, task in enumerate(tasks)
+        ]
+
+    def num_tokens(self, text: str) -> int:
+        """Length of a text in tokens, without special ones."""
+        return len(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def _fill_pass(self, waiting: dict[int, ForestTask]) -> dict[int, IntArray]:
+        """New nodes for one pass, first come first served, up to the token budget."""
+        left = self.token_budget
+        shares: dict[int, IntArray] = {}
+        for index, task in waiting.items():
+            if left <= 0:
+                break
+            shares[index] = task.todo[:left]
+            left -= len(shares[index])
+        return shares
+
+    def _run_pass(self, shares: list[tuple[ForestTask, IntArray]]) -> None:
+        """Compute some nodes of some tasks. Tasks change only when the whole pass has succeeded."""
+        parts: list[_Part] = []
+        start = 0
+        for task, nodes in shares:
+            mask, gaps = self._mask(task, nodes)
+            parts.append(_Part(task, nodes, start, start + len(nodes), mask, gaps, [], []))
+            start += len(nodes)
+        tokens = np.concatenate([part.task.forest.tokens[part.nodes] for part in parts])
+        depths = np.concatenate([part.task.forest.depths[part.nodes] for part in parts])
+        hidden = self._forward(tokens, depths, parts)
+        states = [self._extended(part, hidden[part.start : part.stop]) for part in parts]
+        losses = [
+            self._losses(part.task.forest, state, part.nodes[part.task.needed[part.nodes]])
+            for part, state in zip(parts, states, strict=True)
+        ]
+        for part, state, (nodes, values) in zip(parts, states, losses, strict=True):
+            part.task.losses[nodes] = values
+            part.task.todo = part.task.todo[len(part.nodes) :]
+            part.task.state = self._kept(part.task, state)
+
+    def _forward(self, tokens: np.ndarray, depths: np.ndarray, parts: list[_Part]) -> Tensor:
+        """Final hidden states [T, M] of one pass."""
+        self.model.set_attn_implementation(ATTENTION)
+        output = self.model.base_model(
+            input_ids=torch.from_numpy(tokens)[None].to(self.device),
+            position_ids=torch.from_numpy(depths)[None].to(self.device),
+            use_cache=False,
+            forest_parts=parts,
+        )
+        return output.last_hidden_state[0]
+
+    def _mask(self, task: ForestTask, nodes: IntArray) -> tuple[Tensor, Tensor]:
+        """Which keys (those kept, then the new ones) each new node sees: `k <= q < subtree_end[k]`."""
+        forest = task.forest
+        keys = np.concatenate([task.state.nodes, nodes])
+        query = torch.from_numpy(nodes).to(self.device)[:, None]
+        key = torch.from_numpy(keys).to(self.device)
+        end = torch.from_numpy(forest.subtree_end[keys]).to(self.device)
+        seen = (key <= query) & (query < end)
+        mask = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
+        mask.masked_fill_(~seen, float("-inf"))
+        depth = torch.from_numpy(forest.depths).to(self.device)
+        return mask, depth[query] - depth[key]
+
+    @staticmethod
+    def _extended(part: _Part, hidden: Tensor) -> _State:
+        """The task's state with the new nodes behind the kept ones."""
+        before = part.task.state
+        whole = hidden if before.hidden is None else torch.cat([before.hidden, hidden])
+        return _State(np.concatenate([before.nodes, part.nodes]), part.keys, part.values, whole)
+
+    def _kept(self, task: ForestTask, state: _State) -> _State:
+        """What to keep of a state: everything while there is room, else the ancestors of what is to come."""
+        others = sum(len(other.state.nodes) for other in self._tasks if other is not task)
+        if others + len(state.nodes) + task.num_new_tokens <= self._state_tokens:
+            return state
+        if task.num_new_tokens == 0:
+            return _State.empty()
+        slots = np.flatnonzero(task.forest.subtree_end[state.nodes] > task.todo[0])
+        return state.select(slots, state.nodes[slots])
+
+    def _score_known(self, task: ForestTask) -> None:
+        """Losses of reused nodes that were not scored before: the scope may have moved."""
+        known = task.state.nodes
+        missing = known[task.needed[known] & np.isnan(task.losses[known])]
+        nodes, values = self._losses(task.forest, task.state, missing)
+        task.losses[nodes] = values
+
+    def _losses(self, forest: PrefixForest, state: _State, nodes: IntArray) -> tuple[IntArray, np.ndarray]:
+        """The loss of each node, from the logits of its parent, a chunk of rows at a time."""
+        if len(nodes) == 0 or state.hidden is None:
+            return nodes[:0], np.empty(0)
+        slot_of = np.full(len(forest), -1)
+        slot_of[state.nodes] = np.arange(len(state.nodes))
+        parents, row_of = np.unique(forest.parents[nodes], return_inverse=True)
+        order = np.argsort(row_of, kind="stable")
+        values = np.empty(len(nodes))
+        for first in range(0, len(parents), self._rows_per_chunk):
+            chunk = parents[first : first + self._rows_per_chunk]
+            index = torch.from_numpy(slot_of[chunk]).to(self.device)
+            logits = self._head(state.hidden.index_select(0, index)).float()
+            children = order[
+                np.searchsorted(row_of[order], first) : np.searchsorted(row_of[order], first + len(chunk))
+            ]
+            rows = torch.from_numpy(row_of[children] - first).to(self.device)
+            tokens = torch.from_numpy(forest.tokens[nodes[children]]).to(self.device)
+            loss = torch.logsumexp(logits, dim=-1)[rows] - logits[rows, tokens]
+            values[children] = loss.double().cpu().numpy()
+        return nodes, values
+
+    def _back_off(
+        self, shares: dict[int, IntArray], waiting: dict[int, ForestTask], errors: dict[int, RowError]
+    ) -> None:
+        """After out of memory: smaller passes, then nothing kept between rounds, then the row is at fault."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        size = sum(len(nodes) for nodes in shares.values())
+        if size > SMALLEST_PASS:
+            self.token_budget = max(SMALLEST_PASS, size // 2)
+            logger.warning("out of memory: the token budget is %d from now on", self.token_budget)
+        elif self._state_tokens:
+            self._state_tokens = 0
+            for task in self._tasks:
+                task.state = self._kept(task, task.state)
+            logger.warning("out of memory: no keys are kept between rounds from now on")
+        else:
+            index = next(iter(shares))
+            task = waiting[index]
+            errors[index] = RowError("out_of_memory", f"{len(task.forest)} tokens in one forest")
+            task.todo = task.todo[:0]
+            task.state = _State.empty()
+
+    def _result(self, task: ForestTask, cost: int) -> Scored | RowError:
+        perplexities = [
+            perplexity(task.losses[path[mask]])
+            for path, mask in zip(task.forest.paths, task.scored, strict=True)
+        ]
+        if not np.isfinite(perplexities[0]) or np.isnan(perplexities).any():
+            return RowError("not_finite", "the model's loss is infinite or not a number")
+        return Scored(perplexities, cost, task.tokens_naive)
+
+    def _default_state_tokens(self, config: Any) -> int:
+        """As many tokens as fit into a fifth of the memory that is free once the model is loaded."""
+        heads = config.num_attention_heads
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        groups = getattr(config, "num_key_value_heads", None) or heads
+        per_token = 2 * config.num_hidden_layers * groups * head_size + config.hidden_size
+        if self.device.type == "cuda":
+            free = torch.cuda.mem_get_info(self.device)[0]
+        else:
+            import psutil
+
+            free = psutil.virtual_memory().available // 4  # other actors of the node want some, too
+        return int(free / 5 / (per_token * self.dtype.itemsize))
+
+    def _check_parity(self, name: str) -> None:
+        """Score two related texts as a forest and one by one with the model's own attention.
+
+        Anything this scorer does not know of (attention sinks, capped logits, ALiBi...) shows here.
+        """
+        words = "The sum of 12 and 30 is 42 because 12 + 30 = 42."
+        sequences = [self._tokenizer(words + end)["input_ids"] for end in (" So it is even.", " Then we stop.")]
+        scored = [np.arange(len(sequence)) > 0 for sequence in sequences]
+        task = ForestTask(build_forest(sequences), scored, 0)
+        [result] = self.score([task])
+        self.forward_seconds = 0.0
+        if isinstance(result, RowError):
+            raise ValueError(f"model {name!r} cannot be scored: {result}")
+        self.model.set_attn_implementation("sdpa" if self.model._supports_sdpa else "eager")
+        for sequence, path in zip(sequences, task.forest.paths, strict=True):
+            ids = torch.tensor([sequence], device=self.device)
+            with torch.inference_mode():
+                logits = self.model(input_ids=ids, use_cache=False).logits[0].float()
+            own = functional.cross_entropy(logits[:-1], ids[0, 1:], reduction="none").cpu().numpy()
+            difference = float(np.abs(own - task.losses[path[1:]]).max())
+            if not difference <= PARITY_TOLERANCE.get(self.dtype, 0.15):
+                raise ValueError(
+                    f"model {name!r} cannot be scored exactly: its own attention gives token losses that differ "
+                    f"by {difference:.3g} from the prefix forest's. Use a model with plain softmax attention"
+                )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # The CPU allocator has no error class of its own.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -152,14 +152,17 @@ class CorpusSource(Datasource):
         self._rows_per_block = rows_per_block
 
     def get_name(self) -> str:
+        """What Ray calls the read in its plans and metrics."""
         return "Corpus"
 
     def estimate_inmemory_data_size(self) -> int | None:
+        """Bytes of the files; a hint for Ray's scheduling."""
         return sum(file.num_bytes for file in self._corpus.files)
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
+        """One streaming task a file; with a limit one task that reads file after file."""
         corpus, rows_per_block = self._corpus, self._rows_per_block
         numbers = range(len(corpus.files))
         groups = [tuple(numbers)] if corpus.limit is not None else [(number,) for number in numbers]
@@ -168,7 +171,7 @@ class CorpusSource(Datasource):
             metadata = BlockMetadata(
                 num_rows=None,
                 size_bytes=sum(corpus.files[number].num_bytes for number in group),
-                input_files=[corpus.files[number].storage.path for number in group],
+                input_files=tuple(corpus.files[number].storage.path for number in group),
                 exec_stats=None,
             )
             return ReadTask(lambda: read_tables(corpus, group, rows_per_block), metadata, ROW_SCHEMA)

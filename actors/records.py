@@ -15,7 +15,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 import pyarrow as pa
@@ -74,6 +74,10 @@ class Totals:
         """Rows of any status."""
         return sum(self.rows.values())
 
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return vars(self) | {"rows": dict(self.rows)}
+
     def add_record(self, record: dict[str, Any]) -> None:
         """Count one terminal record."""
         self.rows[record["status"]] += 1
@@ -108,7 +112,7 @@ class RecordStore:
         totals = Totals(forward_seconds=forward_seconds)
         for record in records:
             totals.add_record(record)
-        summary = {**asdict(totals), "committed_at": time.time()}
+        summary = {**totals.as_dict(), "committed_at": time.time()}
         schema = RECORD_SCHEMA.with_metadata({SUMMARY_KEY: json.dumps(summary).encode()})
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(records, schema=schema), sink, compression="zstd")

@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch.nn import functional
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 
 from actors.models import check_tokenizer, resolve_model
+from actors.scorer_protocol import Scored
 from algorithms.formats import RowError
 from algorithms.perplexity import perplexity, scored_tokens
 from algorithms.prefix_forest import IntArray, PrefixForest, build_forest, match_nodes
@@ -35,43 +36,6 @@ SMALLEST_PASS: Final = 64  # tokens; out of memory below this is a row's fault
 LOGIT_BYTES: Final = 1 << 26  # of one chunk of logits
 # The start-up check: a wrong mask moves losses by tenths, rounding of bfloat16 by hundredths.
 PARITY_TOLERANCE: Final = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """Perplexities in the order of the variants; tokens computed now, and by separate forwards."""
-
-    perplexities: list[float]
-    tokens_forwarded: int
-    tokens_naive: int
-
-
-class ScoringTask(Protocol):
-    """A request made ready: it knows what it costs."""
-
-    @property
-    def num_new_tokens(self) -> int: ...  # noqa: D102
-
-
-class Scorer(Protocol):
-    """What the refiner needs of a scorer; a table of numbers can be one."""
-
-    token_budget: int
-
-    def prepare(self, request: ScoreRequest, after: Any | None) -> ScoringTask:
-        """Make a request ready; `after` is the task of the same chain's request before, if any.
-
-        Raises RowError when the row cannot be scored.
-        """
-        ...
-
-    def score(self, tasks: Sequence[Any]) -> list[Scored | RowError]:
-        """Score several tasks together; the answer of each, or why it has none."""
-        ...
-
-    def num_tokens(self, text: str) -> int:
-        """Length of a text in this scorer's tokens."""
-        ...
 
 
 class ForestTask:
@@ -224,12 +188,11 @@ class ForestScorer:
         self._tokenizer = AutoTokenizer.from_pretrained(resolved)
         check_tokenizer(self._tokenizer, model)
         AttentionInterface.register(ATTENTION, forest_attention)
-        self.model = AutoModelForCausalLM.from_pretrained(resolved, dtype=self.dtype).to(self.device).eval()
+        loaded: Any = AutoModelForCausalLM.from_pretrained(resolved, dtype=self.dtype)
+        self.model = loaded.to(self.device).eval()
         self._head: Callable[[Tensor], Tensor] = self.model.get_output_embeddings()
         config = self.model.config.get_text_config()
-        self.window = min(
-            getattr(config, "max_position_embeddings", None) or 1 << 30, self._tokenizer.model_max_length
-        )
+        self.window = min(getattr(config, "max_position_embeddings", None) or 1 << 30, self._tokenizer.model_max_length)
         self._rows_per_chunk = max(1, LOGIT_BYTES // (4 * config.vocab_size))
         self.token_budget = token_budget or (16384 if on_cuda else 1024)
         self._state_tokens = state_tokens if state_tokens is not None else self._default_state_tokens(config)
@@ -240,9 +203,7 @@ class ForestScorer:
     def prepare(self, request: ScoreRequest, after: ForestTask | None = None) -> ForestTask:
         """Tokenize each variant by itself and fold the sequences into a forest. Raises RowError."""
         texts = list(dict.fromkeys(variant.text for variant in request.variants))
-        encoded = self._tokenizer(
-            texts, return_offsets_mapping=True, return_attention_mask=False, verbose=False
-        )
+        encoded = self._tokenizer(texts, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
         row_of = {text: row for row, text in enumerate(texts)}
         rows = [row_of[variant.text] for variant in request.variants]
         longest = max(len(ids) for ids in encoded["input_ids"])
@@ -284,9 +245,7 @@ class ForestScorer:
                     self._back_off(shares, waiting, errors)
                 waiting = {index: task for index, task in waiting.items() if task.num_new_tokens}
         self.forward_seconds += time.perf_counter() - started
-        return [
-            errors.get(index) or self._result(task, costs[index]) for index, task in enumerate(tasks)
-        ]
+        return [errors.get(index) or self._result(task, costs[index]) for index, task in enumerate(tasks)]
 
     def num_tokens(self, text: str) -> int:
         """Length of a text in tokens, without special ones."""
@@ -385,9 +344,7 @@ class ForestScorer:
             chunk = parents[first : first + self._rows_per_chunk]
             index = torch.from_numpy(slot_of[chunk]).to(self.device)
             logits = self._head(state.hidden.index_select(0, index)).float()
-            children = order[
-                np.searchsorted(row_of[order], first) : np.searchsorted(row_of[order], first + len(chunk))
-            ]
+            children = order[np.searchsorted(row_of[order], first) : np.searchsorted(row_of[order], first + len(chunk))]
             rows = torch.from_numpy(row_of[children] - first).to(self.device)
             tokens = torch.from_numpy(forest.tokens[nodes[children]]).to(self.device)
             loss = torch.logsumexp(logits, dim=-1)[rows] - logits[rows, tokens]
@@ -418,8 +375,7 @@ class ForestScorer:
 
     def _result(self, task: ForestTask, cost: int) -> Scored | RowError:
         perplexities = [
-            perplexity(task.losses[path[mask]])
-            for path, mask in zip(task.forest.paths, task.scored, strict=True)
+            perplexity(task.losses[path[mask]]) for path, mask in zip(task.forest.paths, task.scored, strict=True)
         ]
         if not np.isfinite(perplexities[0]) or np.isnan(perplexities).any():
             return RowError("not_finite", "the model's loss is infinite or not a number")

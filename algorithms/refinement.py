@@ -135,9 +135,7 @@ def refine(chain: Chain, policy: Policy) -> Generator[Request, Reply, Refinement
     if not chain.steps:
         raise ValueError("refine needs a chain of at least one step, got none")
     stated = answer_step(chain)
-    steps = [
-        _Step(text, fixed=policy.protect_answer and index == stated) for index, text in enumerate(chain.steps)
-    ]
+    steps = [_Step(text, fixed=policy.protect_answer and index == stated) for index, text in enumerate(chain.steps)]
     page = _Page(chain, policy, states_answer=stated is not None)
     edits: list[Edit] = []
     ppl_original: float | None = None
@@ -159,7 +157,7 @@ def refine(chain: Chain, policy: Policy) -> Generator[Request, Reply, Refinement
         without, references = page.compare(ppls, candidates, current, ppl_original)
         costs = [_ratio(ppl, reference) for ppl, reference in zip(without, references, strict=True)]
         # The lowest index on a tie; division may round two perplexities to one ratio.
-        chosen = min(range(len(candidates)), key=lambda i: (costs[i], without[i]))  # noqa: B023
+        chosen = min(range(len(candidates)), key=lambda i: (costs[i], without[i]))
         index, ppl, reference = candidates[chosen], without[chosen], references[chosen]
         if not ppl <= policy.t2 * reference:
             stopped = "all_critical"

@@ -1,0 +1,154 @@
+"""--input, --format and columns -> a Corpus: listed, checked, fingerprinted, counted."""
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from actors.corpus import READ_BYTES, SUFFIXES, Corpus, CorpusFile
+from actors.storage import list_files, open_storage
+from algorithms.chains import split_pattern
+from algorithms.formats import FORMATS
+from jobs.driver.command import UserError
+
+PEEK_ROWS: Final = 100
+COUNT_BYTES: Final = 1 << 28  # JSON lines up to here are counted, beyond it their number is estimated
+FINGERPRINT_BYTES: Final = 1 << 16
+
+
+@dataclass(frozen=True)
+class RowCount:
+    """How many rows there are; exact, or an estimate from the first lines."""
+
+    num_rows: int
+    is_exact: bool
+
+
+def open_corpus(
+    uri: str,
+    format_name: str,
+    columns: Mapping[str, str],
+    split: str | None,
+    id_column: str | None,
+    limit: int | None,
+) -> Corpus:
+    """The corpus behind `--input`. Raises UserError for what cannot be read that way."""
+    corpus_format = FORMATS[format_name]
+    unknown = sorted(set(columns) - set(corpus_format.columns))
+    if unknown:
+        raise UserError(f"format {format_name} reads no {unknown[0]}; it reads {', '.join(corpus_format.columns)}")
+    if split is not None:
+        if corpus_format.split is None:
+            raise UserError(f"--split {split} does nothing: format {format_name} has its steps already")
+        try:
+            split_pattern(split)
+        except ValueError as error:
+            raise UserError(f"--split: {error}") from None
+    try:
+        listed = list_files(uri, SUFFIXES)
+        root = open_storage(uri)
+    except (ValueError, OSError) as error:
+        raise UserError(f"--input: {error}") from None
+    common = _common_folder([storage.path for storage, _ in listed], root.path)
+    files = tuple(CorpusFile(storage, storage.path.removeprefix(common), size) for storage, size in listed)
+    corpus = Corpus(files, format_name, dict(columns), split, id_column, limit)
+    _check_columns(corpus)
+    return corpus
+
+
+def fingerprint(corpus: Corpus) -> dict[str, Any]:
+    """What identifies the input: every file's name, size, first and last bytes."""
+
+    def of_file(file: CorpusFile) -> bytes:
+        with file.storage.filesystem.open_input_file(file.storage.path) as source:
+            head = source.read(FINGERPRINT_BYTES)
+            source.seek(max(0, file.num_bytes - FINGERPRINT_BYTES))
+            tail = source.read(FINGERPRINT_BYTES)
+        return hashlib.blake2b(repr((file.name, file.num_bytes)).encode() + head + tail).digest()
+
+    digest = hashlib.blake2b(digest_size=16)
+    with ThreadPoolExecutor(16) as pool:
+        for part in pool.map(of_file, corpus.files):
+            digest.update(part)
+    return {
+        "files": len(corpus.files),
+        "bytes": sum(file.num_bytes for file in corpus.files),
+        "digest": digest.hexdigest(),
+    }
+
+
+def count_rows(corpus: Corpus) -> RowCount:
+    """The number of rows: exact from Parquet footers and small JSON lines, else estimated from a first piece."""
+    num_rows, is_exact = 0, True
+    text_bytes = sum(file.num_bytes for file in corpus.files if not file.is_parquet)
+    for file in corpus.files:
+        if file.is_parquet:
+            with file.storage.filesystem.open_input_file(file.storage.path) as source:
+                num_rows += pq.ParquetFile(source).metadata.num_rows
+        elif text_bytes <= COUNT_BYTES:
+            num_rows += sum(_line_counts(file))
+        else:
+            lines = next(_line_counts(file), 0)
+            num_rows += int(lines * max(1.0, file.num_bytes / READ_BYTES))
+            is_exact = False
+        if corpus.limit is not None and num_rows >= corpus.limit:
+            return RowCount(corpus.limit, is_exact=True)
+    return RowCount(num_rows, is_exact)
+
+
+def _line_counts(file: CorpusFile) -> Iterator[int]:
+    """Lines in each piece of a file; a blank line is no row."""
+    with file.storage.filesystem.open_input_stream(file.storage.path, compression="detect") as stream:
+        rest = b""
+        while chunk := stream.read(READ_BYTES):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield sum(1 for line in lines if line.strip())
+        if rest.strip():
+            yield 1
+
+
+def _check_columns(corpus: Corpus) -> None:
+    """Every column the format needs must exist somewhere in the first rows of the first file."""
+    corpus_format = FORMATS[corpus.format_name]
+    roles = {**corpus_format.columns, **corpus.columns}
+    wanted = {
+        name: role for role, name in roles.items() if role not in corpus_format.optional or role in corpus.columns
+    }
+    if corpus.id_column is not None:
+        wanted[corpus.id_column] = "id"
+    present = _columns_of(corpus)
+    for name, role in wanted.items():
+        if present and name not in present:
+            flag = "--id-column" if role == "id" else f"--columns {role}"
+            raise UserError(
+                f"no column {name!r} in {corpus.files[0].name}, which has {', '.join(sorted(present))}: "
+                f"name it with {flag} NAME, or choose another --format"
+            )
+
+
+def _columns_of(corpus: Corpus) -> set[str]:
+    file = corpus.files[0]
+    if file.is_parquet:
+        try:
+            with file.storage.filesystem.open_input_file(file.storage.path) as source:
+                return set(pq.ParquetFile(source).schema_arrow.names)
+        except pa.ArrowInvalid as error:
+            raise UserError(f"--input: {file.name} is not Parquet: {error}") from None
+    records = itertools.islice(corpus.records(0), PEEK_ROWS)
+    return {name for record in records if isinstance(record, Mapping) for name in record}
+
+
+def _common_folder(paths: list[str], root: str) -> str:
+    """What all paths begin with, up to a slash: ids then stay the same wherever the corpus lies."""
+    if len(paths) == 1:
+        return paths[0].rsplit("/", 1)[0] + "/"
+    if root.rstrip("/") + "/" == paths[0][: len(root.rstrip("/")) + 1]:
+        return root.rstrip("/") + "/"
+    first, last = min(paths), max(paths)
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:length].rsplit("/", 1)[0] + "/"

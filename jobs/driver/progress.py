@@ -1,0 +1,75 @@
+"""Progress of a run, read from what it has committed: a live line on a terminal, else a plain line a minute."""
+
+import sys
+import threading
+import time
+from typing import Final
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from actors.records import RecordStore, Totals
+from jobs.driver.inputs import RowCount
+
+POLL_SECONDS: Final = 2.0
+LOG_EVERY_SECONDS: Final = 60.0
+
+
+class Progress:
+    """A context that reports on `store` from a thread of its own until it is left."""
+
+    def __init__(self, store: RecordStore, rows: RowCount) -> None:
+        self._store = store
+        self._rows = rows
+        self._before = store.totals().num_rows  # done by earlier sessions: no part of this one's speed
+        self._started = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "Progress":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        console = Console(stderr=True)
+        if not console.is_terminal:
+            self._log()
+            return
+        with Live(console=console, transient=True, auto_refresh=False) as live:
+            while True:
+                live.update(Text(self.line(self._store.totals()), no_wrap=True, overflow="ellipsis"), refresh=True)
+                if self._stop.wait(POLL_SECONDS):
+                    return
+
+    def _log(self) -> None:
+        while not self._stop.wait(LOG_EVERY_SECONDS):
+            print(self.line(self._store.totals()), file=sys.stderr, flush=True)
+
+    def line(self, totals: Totals) -> str:
+        """One line about everything committed so far."""
+        seconds = time.monotonic() - self._started
+        rate = (totals.num_rows - self._before) / seconds
+        about = "" if self._rows.is_exact else "~"
+        parts = [f"{totals.num_rows:,}/{about}{self._rows.num_rows:,} rows"]
+        if rate > 0:
+            left = max(0, self._rows.num_rows - totals.num_rows) / rate
+            parts += [f"{rate:,.1f} rows/s" if rate < 100 else f"{rate:,.0f} rows/s", f"ETA {clock(left)}"]
+        else:
+            parts.append(f"starting, {clock(seconds)}")
+        saved = totals.tokens_original - totals.tokens_refined
+        if totals.tokens_original:
+            parts.append(f"{saved:,} tokens saved ({saved / totals.tokens_original:.1%})")
+        parts.append(f"{totals.rows['quarantined']:,} quarantined")
+        return "  ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,108 @@
+"""Make a corpus: generated multi-step arithmetic word problems whose solutions repeat themselves.
+
+    python -m jobs.make_corpus --rows 1000 --seed 7 --output data/word_problems.jsonl
+
+The same seed gives the same rows. The output is in `--format steps`; column `redundant` lists the steps that
+say nothing new.
+"""
+
+import json
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, model_validator
+
+from actors.storage import Storage, open_storage
+from algorithms.word_problems import generate
+from jobs.driver import command
+from jobs.driver.command import JobConfig, UserError
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("question", pa.string()),
+        ("steps", pa.list_(pa.string())),
+        ("answer", pa.string()),
+        ("redundant", pa.list_(pa.int32())),
+    ]
+)
+ROWS_PER_CHUNK = 10_000
+
+
+class MakeCorpusConfig(JobConfig):
+    """Flags of `jobs.make_corpus`."""
+
+    output: str
+    """File to write, a path or URI, ending in .jsonl or .parquet."""
+    rows: int = Field(default=1000, ge=1)
+    """Number of problems."""
+    seed: int = 0
+    """The same seed gives the same problems, and the first rows of a larger corpus."""
+    min_operations: int = Field(default=2, ge=1)
+    """Calculations in a problem, at least."""
+    max_operations: int = Field(default=5, ge=1)
+    """Calculations in a problem, at most."""
+
+    @model_validator(mode="after")
+    def _check_operations(self) -> "MakeCorpusConfig":
+        if self.max_operations < self.min_operations:
+            raise ValueError(
+                f"--max-operations {self.max_operations} is below --min-operations {self.min_operations}: raise it"
+            )
+        return self
+
+
+def main() -> None:
+    """Entry point of `python -m jobs.make_corpus`."""
+    command.main(MakeCorpusConfig, run, __doc__ or "")
+
+
+def run(config: MakeCorpusConfig) -> int:
+    """Write the corpus, whole or not at all."""
+    if not config.output.endswith((".jsonl", ".parquet")):
+        raise UserError(f"--output {config.output} must end in .jsonl or .parquet")
+    try:
+        output = open_storage(config.output)
+        output.parent.make_folder()
+        temporary = output.parent / f".{output.name}.tmp"
+        (_write_jsonl if config.output.endswith(".jsonl") else _write_parquet)(config, temporary)
+        output.filesystem.move(temporary.path, output.path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot write --output {config.output}: {error}") from None
+    print(f"wrote {config.rows:,} problems to {config.output}")
+    return 0
+
+
+def _rows(config: MakeCorpusConfig) -> Iterator[dict[str, object]]:
+    for index in range(config.rows):
+        problem = generate(config.seed, index, (config.min_operations, config.max_operations))
+        yield {
+            "id": f"{config.seed}-{index}",
+            "question": problem.question,
+            "steps": list(problem.steps),
+            "answer": problem.answer,
+            "redundant": list(problem.redundant),
+        }
+
+
+def _write_jsonl(config: MakeCorpusConfig, file: Storage) -> None:
+    with file.filesystem.open_output_stream(file.path) as stream:
+        for row in _rows(config):
+            stream.write((json.dumps(row) + "\n").encode())
+
+
+def _write_parquet(config: MakeCorpusConfig, file: Storage) -> None:
+    with file.filesystem.open_output_stream(file.path) as stream, pq.ParquetWriter(stream, SCHEMA) as writer:
+        chunk: list[dict[str, object]] = []
+        for row in _rows(config):
+            chunk.append(row)
+            if len(chunk) == ROWS_PER_CHUNK:
+                writer.write_table(pa.Table.from_pylist(chunk, schema=SCHEMA))
+                chunk = []
+        if chunk:
+            writer.write_table(pa.Table.from_pylist(chunk, schema=SCHEMA))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""What refining costs: Sluice against the plain loop, and against one padded batch a round, in one run.
+
+    python -m tests.benchmarks.refine_cost [--rows 100] [--input ../shared/data/gsm8k/train.jsonl]
+
+All three follow `--recipe digest` in float32 and must end with the same steps. They take turns on groups of
+rows, so that a machine that slows down slows all of them.
+"""
+
+import argparse
+import itertools
+import json
+import time
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from actors.models import resolve_model
+from actors.scorer import ForestScorer
+from algorithms.formats import parse_record
+from algorithms.refinement import RECIPES, refine
+from tests.benchmarks.measured import write_result
+from tests.plain_loop import PlainLoop
+
+GROUP = 10
+
+
+def refine_together(scorer, chains):
+    """The refined steps of some chains, their requests packed into common passes, as the refiner does."""
+    generators = [refine(chain, RECIPES["digest"]) for chain in chains]
+    results, forwarded, naive = [None] * len(chains), 0, 0
+    waiting = {i: scorer.prepare(next(generator)) for i, generator in enumerate(generators)}
+    while waiting:
+        scored = scorer.score(list(waiting.values()))
+        for i, result in zip(list(waiting), scored, strict=True):
+            forwarded += result.tokens_forwarded
+            naive += result.tokens_naive
+            try:
+                waiting[i] = scorer.prepare(generators[i].send(result.perplexities), waiting[i])
+            except StopIteration as stop:
+                results[i] = list(stop.value.steps)
+                del waiting[i]
+    return results, forwarded, naive
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=100)
+    parser.add_argument("--input", default="../shared/data/gsm8k/train.jsonl")
+    options = parser.parse_args()
+    with open(options.input) as lines:
+        records = [json.loads(line) for line in itertools.islice(lines, options.rows)]
+    chains = [parse_record(record, "gsm8k", {}, None) for record in records]
+    scorer = ForestScorer("smollm2", dtype="float32")
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model("smollm2"))
+    model = AutoModelForCausalLM.from_pretrained(resolve_model("smollm2"), dtype=torch.float32).eval()
+    loops = {"plain_loop": PlainLoop(model, tokenizer), "padded_batch": PlainLoop(model, tokenizer, padded=True)}
+    refine_together(scorer, chains[:1])  # warm up
+    for loop in loops.values():
+        loop.refine(chains[0].question, chains[0].steps)
+        loop.tokens = 0
+
+    seconds = dict.fromkeys(["forest", *loops], 0.0)
+    tokens_forest = different = 0
+    for first in range(0, len(chains), GROUP):
+        group = chains[first : first + GROUP]
+        started = time.perf_counter()
+        refined, forwarded, _ = refine_together(scorer, group)
+        seconds["forest"] += time.perf_counter() - started
+        tokens_forest += forwarded
+        for name, loop in loops.items():
+            started = time.perf_counter()
+            others = [loop.refine(chain.question, chain.steps) for chain in group]
+            seconds[name] += time.perf_counter() - started
+            different += sum(a != b for a, b in zip(refined, others, strict=True))
+        print({name: round(value, 1) for name, value in seconds.items()}, flush=True)
+
+    tokens = {"forest": tokens_forest, **{name: loop.tokens for name, loop in loops.items()}}
+    path = write_result(
+        "refine_cost",
+        {
+            "rows": len(chains),
+            "model": "smollm2, float32",
+            "tokens": tokens,
+            "seconds": {name: round(value, 2) for name, value in seconds.items()},
+            "token_ratio": {name: round(tokens[name] / tokens_forest, 2) for name in loops},
+            "time_ratio": {name: round(seconds[name] / seconds["forest"], 2) for name in loops},
+            "rows_with_different_steps": different,
+        },
+    )
+    print(path.read_text())
+
+
+if __name__ == "__main__":
+    main()

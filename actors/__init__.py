@@ -5,6 +5,7 @@
     records   the output: terminal records, committed as whole Parquet files
     journal   which rows were in flight when a process died
     models    a model name -> a folder; converts the embedded model
+    scorer_protocol  what the refiner asks of a scorer
     scorer    a model and a prefix forest -> perplexities, exact, under a token budget (no Ray inside)
     refiner   drives many refinements at once and keeps one scorer busy
 

@@ -13,7 +13,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -77,14 +77,17 @@ class ForestTask:
         return len(self.todo)
 
 
-@dataclass
 class _State:
-    """What is kept of computed nodes: keys and values per layer [1, G, K, D], final hidden states [K, M]."""
+    """What is kept of computed nodes: keys and values per layer [1, G, C, D], final hidden states [C, M].
 
-    nodes: IntArray
-    keys: list[Tensor]
-    values: list[Tensor]
-    hidden: Tensor | None
+    Slot i of C holds `nodes[i]`; slots behind the last node are room to grow.
+    """
+
+    def __init__(self, nodes: IntArray, keys: list[Tensor], values: list[Tensor], hidden: Tensor | None) -> None:
+        self.nodes = nodes
+        self.keys = keys
+        self.values = values
+        self.hidden = hidden
 
     @classmethod
     def empty(cls) -> "_State":
@@ -95,26 +98,56 @@ class _State:
         if self.hidden is None or len(slots) == 0:
             return _State.empty()
         index = torch.from_numpy(slots).to(self.hidden.device)
-        return _State(
-            nodes,
-            [key.index_select(2, index) for key in self.keys],
-            [value.index_select(2, index) for value in self.values],
-            self.hidden.index_select(0, index),
-        )
+        keys, values = ([tensor.index_select(2, index) for tensor in each] for each in (self.keys, self.values))
+        return _State(nodes, keys, values, self.hidden.index_select(0, index))
+
+    def append(self, other: "_State", room: int) -> "_State":
+        """This state with the slots of `other` behind its own, and room for as many more if it must grow."""
+        assert other.hidden is not None, "nothing to append"
+        size, more = len(self.nodes), len(other.nodes)
+        keys, values, hidden = self.keys, self.values, self.hidden
+        if hidden is None:
+            keys, values = ([tensor[:, :, :0] for tensor in each] for each in (other.keys, other.values))
+            hidden = other.hidden[:0]
+        if len(hidden) < size + more:
+            capacity = size + more + room
+            keys, values = ([_grown(tensor, 2, size, capacity) for tensor in each] for each in (keys, values))
+            hidden = _grown(hidden, 0, size, capacity)
+        for mine, new in zip([*keys, *values], [*other.keys, *other.values], strict=True):
+            mine[:, :, size : size + more] = new
+        hidden[size : size + more] = other.hidden
+        return _State(np.concatenate([self.nodes, other.nodes]), keys, values, hidden)
+
+
+def _grown(tensor: Tensor, axis: int, size: int, capacity: int) -> Tensor:
+    shape = list(tensor.shape)
+    shape[axis] = capacity
+    grown = tensor.new_empty(shape)
+    grown.narrow(axis, 0, size).copy_(tensor.narrow(axis, 0, size))
+    return grown
 
 
 @dataclass
 class _Part:
-    """A task's share of one pass: its new nodes, at `[start, stop)` of the pass."""
+    """A task's share of one pass: its new nodes, at `[start, stop)` of the pass, and the kept nodes they see."""
 
     task: ForestTask
-    nodes: IntArray
+    nodes: IntArray  # [T]
     start: int
     stop: int
-    mask: Tensor  # [T, K] added to the attention scores: 0 where query may see key, else -inf
-    gaps: Tensor  # [T, K] depth of the query minus depth of the key, for sliding windows
-    keys: list[Tensor]
-    values: list[Tensor]
+    slots: Tensor  # of the kept ancestors; the keys are these, then the new nodes: [K]
+    mask: Tensor  # [T, K] added to the attention scores: 0 where a query may see a key, else -inf
+    query_depths: Tensor  # [T]
+    key_depths: Tensor  # [K]
+    keys: list[Tensor] = field(default_factory=list)  # of the new nodes, per layer [1, G, T, D]
+    values: list[Tensor] = field(default_factory=list)
+
+    def mask_within(self, sliding_window: int | None) -> Tensor:
+        """The mask, without keys at a distance of `sliding_window` positions or more."""
+        if sliding_window is None:
+            return self.mask
+        distance = self.query_depths[:, None] - self.key_depths
+        return self.mask.masked_fill(distance >= sliding_window, float("-inf"))
 
 
 def forest_attention(
@@ -141,20 +174,18 @@ def forest_attention(
     for part in forest_parts:
         new = slice(part.start, part.stop)
         keys, values = key[:, :, new], value[:, :, new]
-        if part.task.state.hidden is not None:
-            keys = torch.cat([part.task.state.keys[layer], keys], dim=2)
-            values = torch.cat([part.task.state.values[layer], values], dim=2)
         part.keys.append(keys)
         part.values.append(values)
-        mask = part.mask
-        if sliding_window is not None:
-            mask = mask.masked_fill(part.gaps >= sliding_window, float("-inf"))
+        if len(part.slots):
+            state = part.task.state
+            keys = torch.cat([state.keys[layer].index_select(2, part.slots), keys], dim=2)
+            values = torch.cat([state.values[layer].index_select(2, part.slots), values], dim=2)
         outputs.append(
             functional.scaled_dot_product_attention(
                 query[:, :, new],
                 keys.repeat_interleave(repeats, dim=1),
                 values.repeat_interleave(repeats, dim=1),
-                attn_mask=mask,
+                attn_mask=part.mask_within(sliding_window),
                 scale=scaling,
             )
         )
@@ -265,11 +296,8 @@ class ForestScorer:
     def _run_pass(self, shares: list[tuple[ForestTask, IntArray]]) -> None:
         """Compute some nodes of some tasks. Tasks change only when the whole pass has succeeded."""
         parts: list[_Part] = []
-        start = 0
         for task, nodes in shares:
-            mask, gaps = self._mask(task, nodes)
-            parts.append(_Part(task, nodes, start, start + len(nodes), mask, gaps, [], []))
-            start += len(nodes)
+            parts.append(self._part(task, nodes, start=parts[-1].stop if parts else 0))
         tokens = np.concatenate([part.task.forest.tokens[part.nodes] for part in parts])
         depths = np.concatenate([part.task.forest.depths[part.nodes] for part in parts])
         hidden = self._forward(tokens, depths, parts)
@@ -281,7 +309,8 @@ class ForestScorer:
         for part, state, (nodes, values) in zip(parts, states, losses, strict=True):
             part.task.losses[nodes] = values
             part.task.todo = part.task.todo[len(part.nodes) :]
-            part.task.state = self._kept(part.task, state)
+            part.task.state = state
+            part.task.state = self._kept(part.task)
 
     def _forward(self, tokens: np.ndarray, depths: np.ndarray, parts: list[_Part]) -> Tensor:
         """Final hidden states [T, M] of one pass."""
@@ -294,30 +323,36 @@ class ForestScorer:
         )
         return output.last_hidden_state[0]
 
-    def _mask(self, task: ForestTask, nodes: IntArray) -> tuple[Tensor, Tensor]:
-        """Which keys (those kept, then the new ones) each new node sees: `k <= q < subtree_end[k]`."""
-        forest = task.forest
-        keys = np.concatenate([task.state.nodes, nodes])
-        query = torch.from_numpy(nodes).to(self.device)[:, None]
-        key = torch.from_numpy(keys).to(self.device)
-        end = torch.from_numpy(forest.subtree_end[keys]).to(self.device)
-        seen = (key <= query) & (query < end)
-        mask = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
-        mask.masked_fill_(~seen, float("-inf"))
-        depth = torch.from_numpy(forest.depths).to(self.device)
-        return mask, depth[query] - depth[key]
+    def _part(self, task: ForestTask, nodes: IntArray, start: int) -> _Part:
+        """What a share of a pass must know: a query sees a key if `key <= query < subtree_end[key]`."""
+        forest, kept = task.forest, task.state.nodes
+        # Of the kept nodes only ancestors of new ones matter. `nodes` ascend, so they show as a gap between
+        # the places of a node and of its subtree's end.
+        slots = np.flatnonzero(np.searchsorted(nodes, kept) < np.searchsorted(nodes, forest.subtree_end[kept]))
+        keys = np.concatenate([kept[slots], nodes])
+        query, key, end, query_depths, key_depths = (
+            torch.from_numpy(array).to(self.device)
+            for array in (nodes, keys, forest.subtree_end[keys], forest.depths[nodes], forest.depths[keys])
+        )
+        seen = (key <= query[:, None]) & (query[:, None] < end)
+        mask = torch.zeros(seen.shape, dtype=self.dtype, device=self.device).masked_fill_(~seen, float("-inf"))
+        index = torch.from_numpy(slots).to(self.device)
+        return _Part(task, nodes, start, start + len(nodes), index, mask, query_depths, key_depths)
 
-    @staticmethod
-    def _extended(part: _Part, hidden: Tensor) -> _State:
+    def _extended(self, part: _Part, hidden: Tensor) -> _State:
         """The task's state with the new nodes behind the kept ones."""
-        before = part.task.state
-        whole = hidden if before.hidden is None else torch.cat([before.hidden, hidden])
-        return _State(np.concatenate([before.nodes, part.nodes]), part.keys, part.values, whole)
+        room = part.task.num_new_tokens - len(part.nodes) if self._has_room(part.task) else 0
+        return part.task.state.append(_State(part.nodes, part.keys, part.values, hidden), room)
 
-    def _kept(self, task: ForestTask, state: _State) -> _State:
-        """What to keep of a state: everything while there is room, else the ancestors of what is to come."""
+    def _has_room(self, task: ForestTask) -> bool:
+        """Whether the states of all forests, this one whole, stay within `state_tokens`."""
         others = sum(len(other.state.nodes) for other in self._tasks if other is not task)
-        if others + len(state.nodes) + task.num_new_tokens <= self._state_tokens:
+        return others + len(task.state.nodes) + task.num_new_tokens <= self._state_tokens
+
+    def _kept(self, task: ForestTask) -> _State:
+        """What to keep of a task's state: all while there is room, else the ancestors of what is to come."""
+        state = task.state
+        if self._has_room(task):
             return state
         if task.num_new_tokens == 0:
             return _State.empty()
@@ -364,7 +399,7 @@ class ForestScorer:
         elif self._state_tokens:
             self._state_tokens = 0
             for task in self._tasks:
-                task.state = self._kept(task, task.state)
+                task.state = self._kept(task)
             logger.warning("out of memory: no keys are kept between rounds from now on")
         else:
             index = next(iter(shares))

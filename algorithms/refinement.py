@@ -270,13 +270,15 @@ def _merge(
     Changes `steps` and returns the edit when the merged step is shorter than the two, keeps every number
     of the step that states the answer, and leaves the perplexity at or under `limit`.
     """
+    stated = answer_step(Chain("", tuple(step.text for step in steps), page.chain.answer))
     for left in (index, index - 1):
         if not 0 <= left < len(steps) - 1:
             continue
         first, second = steps[left], steps[left + 1]
         text = yield MergeRequest(page.chain.question, first.text, second.text)
         assert text is None or isinstance(text, str), "a MergeRequest is answered with a text or None"
-        if text is None or not _is_faithful(text, first, second, page.chain):
+        stating = steps[stated].text if stated in (left, left + 1) else None
+        if text is None or not _is_faithful(text, first.text, second.text, stating, page.chain.answer):
             continue
         merged = _Step(text, fixed=first.fixed or second.fixed)
         shorter = [*steps[:left], merged, *steps[left + 2 :]]
@@ -288,17 +290,14 @@ def _merge(
     return None
 
 
-def _is_faithful(text: str, first: _Step, second: _Step, chain: Chain) -> bool:
-    if not text.strip() or len(text) >= len(first.text) + len(second.text):
+def _is_faithful(text: str, first: str, second: str, stating: str | None, answer: str) -> bool:
+    """Whether a merged step is shorter than the two and, if one of them states the answer, states it too."""
+    if not text.strip() or len(text) >= len(first) + len(second):
         return False
-    for step in (first, second):
-        alone = Chain("", (step.text,), chain.answer)
-        states_answer = bool(chain.answer.strip()) and answer_step(alone) is not None
-        if states_answer and answer_step(Chain("", (text,), chain.answer)) is None:
-            return False
-        if (step.fixed or states_answer) and not _numbers(step.text) <= _numbers(text):
-            return False
-    return True
+    if stating is None:
+        return True
+    states_answer = not answer.strip() or answer_step(Chain("", (text,), answer)) is not None
+    return states_answer and _numbers(stating) <= _numbers(text)
 
 
 def _numbers(text: str) -> set[str]:

@@ -25,7 +25,7 @@ class Cluster:
 
 @contextmanager
 def connect(num_cpus_if_local: int) -> Iterator[Cluster]:
-    """Be connected to Ray. Raises UserError when RAY_ADDRESS leads nowhere.
+    """Be connected to Ray; a process that is already stays so. Raises UserError if RAY_ADDRESS leads nowhere.
 
     A local Ray offers `num_cpus_if_local` slots: they admit actors and tasks, they do not bind cores.
     """
@@ -37,6 +37,10 @@ def connect(num_cpus_if_local: int) -> Iterator[Cluster]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
+    if ray.is_initialized():
+        _configure_data()
+        yield Cluster(is_local=not address, resources=ray.cluster_resources())
+        return
     arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job brings its own

@@ -69,6 +69,8 @@ class Refiner:
     def __init__(self, make_scorer: Callable[[], Scorer], policy: Policy, run: Storage, session: str) -> None:
         self._scorer = make_scorer()
         self._policy = policy
+        for name in ("rows", "_journal"):
+            (run / name).make_folder()
         self._store = RecordStore(run / "rows")
         self._journal = Journal(run / "_journal", session)
         self._committed_files = self._store.files_by_shard()

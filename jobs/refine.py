@@ -193,8 +193,6 @@ def run(config: RefineConfig, make_scorer: Callable[[], Scorer] | None = None) -
         return _close(config, output, store, record)
 
     rows = inputs.count_rows(corpus)
-    (output / "rows").make_folder()
-    (output / "_journal").make_folder()
     print(
         f"refining {rows.num_rows:,} rows of {config.input} with {model['model']} -> {config.output}",
         flush=True,
@@ -288,8 +286,7 @@ def _dry_run(config: RefineConfig, corpus: Corpus, output: Storage, make_scorer:
     sample = _sample(corpus, rows.num_rows, config.dry_run)
     scratch = output.parent / f".{output.name}.dry-run-{os.getpid()}"
     try:
-        (scratch / "rows").make_folder()
-        (scratch / "_journal").make_folder()
+        scratch.make_folder()
     except OSError as error:
         raise UserError(f"cannot write beside output {config.output}: {error.strerror or error}") from None
     store = RecordStore(scratch / "rows")

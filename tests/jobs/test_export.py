@@ -1,0 +1,118 @@
+"""Exported files are what trainers load: datasets reads them, TRL's SFT and ORPO trainers take two steps."""
+
+import json
+
+import pytest
+
+from tests.jobs.runs import command, records, refine_with_table, write_problems
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, ray_session):
+    """A finished run of 40 problems, two of them broken."""
+    folder = tmp_path_factory.mktemp("export")
+    source = write_problems(folder / "c.jsonl", 40)
+    with source.open("a") as lines:
+        lines.write('{"question": null}\nnonsense\n')
+    assert refine_with_table(input=str(source), output=str(folder / "run")) == 0
+    return folder / "run"
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "jsonl"])
+@pytest.mark.parametrize("to", ["sft-completion", "sft-chat", "orpo"])
+def test_datasets_loads_what_is_exported(run, tmp_path, to, file_format):
+    from datasets import load_dataset
+
+    done = command("jobs.export", run, "--to", to, "--output", tmp_path / "out", "--file-format", file_format,
+                   "--rows-per-file", 16)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    kind = "json" if file_format == "jsonl" else "parquet"
+    loaded = load_dataset(kind, data_files=str(tmp_path / "out" / "*"), cache_dir=str(tmp_path / "cache"))["train"]
+    found = records(run)
+    leaving = {"refined"} if to == "orpo" else {"refined", "unchanged"}
+    expected = {row_id: row for row_id, row in found.items() if row["status"] in leaving}
+    assert {row["id"] for row in loaded} == set(expected)
+    assert f"wrote {len(expected)} rows" in done.stdout
+    assert "2 quarantined" in done.stdout
+    for row in loaded:
+        record = expected[row["id"]]
+        refined, original = "\n".join(record["refined_steps"]), "\n".join(record["steps"])
+        user = [{"role": "user", "content": record["question"]}]
+        if to == "sft-completion":
+            assert (row["prompt"], row["completion"]) == (record["question"] + "\n", refined)
+        elif to == "sft-chat":
+            assert row["messages"] == [*user, {"role": "assistant", "content": refined}]
+        else:
+            assert row["prompt"] == user
+            assert row["chosen"] == [{"role": "assistant", "content": refined}]
+            assert row["rejected"] == [{"role": "assistant", "content": original}]
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())][0] == f"part-00000.{file_format}"
+
+
+CHAT_TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+
+
+@pytest.mark.filterwarnings("default")  # trainers warn about much that is theirs
+@pytest.mark.parametrize("to", ["sft-completion", "sft-chat", "orpo"])
+def test_trl_trains_two_steps_on_what_is_exported(run, tmp_path, byte_model, to):
+    from datasets import load_dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    assert command("jobs.export", run, "--to", to, "--output", tmp_path / "out").returncode == 0
+    loaded = load_dataset("parquet", data_files=str(tmp_path / "out" / "*"), cache_dir=str(tmp_path / "cache"))["train"]
+    tokenizer = AutoTokenizer.from_pretrained(byte_model)
+    tokenizer.pad_token, tokenizer.chat_template = tokenizer.eos_token, CHAT_TEMPLATE
+    if to == "orpo":
+        from trl.experimental.orpo import ORPOConfig as Config
+        from trl.experimental.orpo import ORPOTrainer as Trainer
+    else:
+        from trl import SFTConfig as Config
+        from trl import SFTTrainer as Trainer
+    config = Config(output_dir=str(tmp_path / "trained"), max_steps=2, per_device_train_batch_size=2, max_length=256,
+                    use_cpu=True, bf16=False, report_to=[], logging_steps=1)  # fmt: skip
+    trainer = Trainer(
+        model=AutoModelForCausalLM.from_pretrained(byte_model),
+        args=config,
+        train_dataset=loaded,
+        processing_class=tokenizer,
+    )
+    outcome = trainer.train()
+    assert outcome.global_step == 2
+    assert 0 < outcome.training_loss < 100
+
+
+def test_what_cannot_be_exported_is_refused(run, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("precious")
+    for args, complaint in [
+        ([tmp_path / "nowhere", "--output", tmp_path / "out"], "no run in"),
+        ([run, "--output", tmp_path / "full"], "is not empty"),
+        ([run, "--output", "/proc/no/such"], "cannot write --output"),
+        ([run, "--output", tmp_path / "out", "--to", "dpo"], "dpo"),
+    ]:
+        done = command("jobs.export", *args)
+        assert done.returncode == 2, complaint
+        assert complaint in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    manifest = json.loads((run / "manifest.json").read_text()) | {"status": "running"}
+    (unfinished / "manifest.json").write_text(json.dumps(manifest))
+    done = command("jobs.export", unfinished, "--output", tmp_path / "out")
+    assert done.returncode == 2
+    assert "is not finished: repeat its command" in done.stderr
+    assert (tmp_path / "full" / "x").read_text() == "precious"
+
+
+def test_make_corpus_is_seeded_and_the_verbs_are_listed(tmp_path):
+    for name in ("a.jsonl", "b.jsonl", "c.parquet"):
+        assert command("jobs.make_corpus", "--rows", 30, "--seed", 5, "--output", tmp_path / name).returncode == 0
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+    import pyarrow.parquet as pq
+
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert pq.read_table(tmp_path / "c.parquet").to_pylist() == lines
+    assert command("jobs.make_corpus", "--rows", 3, "--output", tmp_path / "x.csv").returncode == 2
+    listed = command("jobs")
+    assert [line.split()[0] for line in listed.stdout.splitlines()[2:]] == ["export", "make_corpus", "refine", "report"]
+    assert command("jobs", "wash").returncode == 2

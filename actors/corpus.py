@@ -91,14 +91,15 @@ class Corpus:
             "id": position,
             "shard": f"{file_index:05d}-{number // ROWS_PER_SHARD:07d}",
         }
-        used = {**FORMATS[self.format_name].columns, **self.columns}.values()
+        corpus_format = FORMATS[self.format_name]
+        used = {} if corpus_format.keeps_columns else {**corpus_format.columns, **self.columns}
         try:
             if isinstance(record, RowError):
                 raise record
             if self.id_column is not None:
                 row["id"] = self._given_id(record, position)
             chain = parse_record(record, self.format_name, self.columns, self.split)
-            source = source_json(record, {*used, *([self.id_column] if self.id_column else [])})
+            source = source_json(record, {*used.values(), *([self.id_column] if self.id_column else [])})
         except RowError as error:
             return row | {"reason": _encodable(str(error)), "source": _whole_source(record, line)}
         except RecursionError:

@@ -118,6 +118,12 @@ class RecordStore:
         pq.write_table(pa.Table.from_pylist(records, schema=schema), sink, compression="zstd")
         (self._folder / f"{shard}-{uuid.uuid4().hex[:12]}.parquet").write_bytes(sink.getvalue())
 
+    def sweep(self) -> None:
+        """Delete what killed processes left half written. Only once no process writes any more."""
+        for info in self._folder.files():
+            if info.path.endswith(".tmp"):
+                Storage(self._folder.filesystem, info.path).delete_file()
+
     def files(self) -> list[Storage]:
         """The committed files, by shard."""
         return [

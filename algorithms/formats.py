@@ -59,6 +59,7 @@ class Format:
     columns: Columns
     optional: frozenset[str] = frozenset()
     split: str | None = None
+    keeps_columns: bool = False  # the chain does not hold all that its columns do
 
 
 def parse_record(record: Any, format_name: str, columns: Columns, split: str | None) -> Chain:
@@ -131,27 +132,52 @@ def _chat(record: Mapping[str, Any], columns: Columns, split: str) -> Chain:
     answer. Without either the whole message is refined and the answer is its last `\\boxed{}`, if any.
     """
     name = columns["messages"]
-    messages = _field(record, name)
-    if not isinstance(messages, list | tuple) or not all(isinstance(message, Mapping) for message in messages):
-        raise RowError("wrong_type", f"column {name!r} must be a list of messages")
-    turns = [(message.get("role", message.get("from")), message) for message in messages]
-    if not turns or turns[-1][0] not in ("assistant", "gpt"):
+    *turns, (role, reply) = chat_turns(_field(record, name), f"column {name!r}")
+    if role != "assistant":
         raise RowError("no_steps", f"the last message of column {name!r} is not the assistant's")
-    question = "\n\n".join(_content(message, name) for _, message in turns[:-1])
+    question = "\n\n".join(content for _, content in turns)
     if not question.strip():
         raise RowError("empty_field", f"column {name!r} has no message before the assistant's")
-    reply = turns[-1][1]
-    reasoning = reply.get("reasoning_content")
-    content = _content(reply, name, may_be_empty=reasoning is not None)
-    if isinstance(reasoning, str) and reasoning.strip():
-        steps, joiner = split_steps(reasoning, split)
-        return Chain(question, steps, content.strip(), joiner)
-    thought = re.fullmatch(r"\s*<think>(.*?)</think>(.*)", content, re.DOTALL)
-    if thought:
-        steps, joiner = split_steps(thought[1], split)
-        return Chain(question, steps, thought[2].strip(), joiner)
-    steps, joiner = split_steps(content, split)
-    return Chain(question, steps, last_boxed(content) or "", joiner)
+    thought = THOUGHT.fullmatch(reply)
+    steps, joiner = split_steps(thought[1] if thought else reply, split)
+    answer = thought[2].strip() if thought else last_boxed(reply) or ""
+    return Chain(question, steps, answer, joiner)
+
+
+THOUGHT: Final = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
+ROLES: Final = MappingProxyType({"human": "user", "gpt": "assistant"})
+
+
+def chat_turns(messages: Any, where: str) -> list[tuple[str, str]]:
+    """Messages as (role, content), in OpenAI's names; `reasoning_content` becomes <think> tags.
+
+    Reads role/content and from/value, texts and lists of text parts. Raises RowError for anything else.
+    """
+    if not isinstance(messages, list | tuple) or not all(isinstance(message, Mapping) for message in messages):
+        raise RowError("wrong_type", f"{where} must be a list of messages")
+    if not messages:
+        raise RowError("no_steps", f"{where} has no message")
+    turns = []
+    for message in messages:
+        role = message.get("role", message.get("from"))
+        content = message.get("content", message.get("value"))
+        reasoning = message.get("reasoning_content")
+        if isinstance(content, list):
+            content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+        if isinstance(reasoning, str) and reasoning.strip():
+            content = with_reasoning("<think></think>" + (content or ""), reasoning)
+        if not isinstance(content, str) or not isinstance(role, str):
+            raise _not_text(f"a message of {where}", content if isinstance(role, str) else role)
+        turns.append((ROLES.get(role, role), content))
+    return turns
+
+
+def with_reasoning(reply: str, reasoning: str) -> str:
+    """An assistant's reply with other reasoning in the place of its own."""
+    thought = THOUGHT.fullmatch(reply)
+    if not thought:
+        return reasoning
+    return f"<think>\n{reasoning.strip()}\n</think>\n\n{thought[2].strip()}"
 
 
 FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
@@ -159,7 +185,7 @@ FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
         "steps": Format(_steps, {"question": "question", "steps": "steps", "answer": "answer"}),
         "gsm8k": Format(_gsm8k, {"question": "question", "solution": "answer"}),
         "math": Format(_math, {"question": "problem", "solution": "solution"}, split="sentence"),
-        "chat": Format(_chat, {"messages": "messages"}, split="paragraph"),
+        "chat": Format(_chat, {"messages": "messages"}, split="paragraph", keeps_columns=True),
         "text": Format(
             _text_format,
             {"question": "question", "solution": "text", "answer": "answer"},
@@ -203,17 +229,6 @@ def _text(record: Mapping[str, Any], name: str) -> str:
     if not value.strip():
         raise RowError("empty_field", f"column {name!r}")
     return value.strip()
-
-
-def _content(message: Mapping[str, Any], name: str, may_be_empty: bool = False) -> str:
-    value = message.get("content", message.get("value"))
-    if isinstance(value, list):  # content parts, as the OpenAI API writes them
-        value = "".join(part.get("text", "") for part in value if isinstance(part, Mapping))
-    if value is None and may_be_empty:
-        return ""
-    if not isinstance(value, str):
-        raise _not_text(f"a message of column {name!r}", value)
-    return value
 
 
 def _not_text(where: str, value: Any) -> RowError:

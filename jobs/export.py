@@ -3,23 +3,28 @@
     python -m jobs.export runs/gsm8k --to sft-chat --output data/gsm8k-refined
 
 Refined and unchanged rows leave; quarantined ones never do. For ORPO only refined rows make a pair: chosen
-is the refined solution, rejected the original one.
+is the refined solution, rejected the original one. Texts in `orpo` load in all three trainers; `orpo-chat`
+is for those that apply a chat template to lists of messages (TRL, Axolotl).
 """
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
+from pydantic import Field
 
 from actors.records import RecordStore
 from actors.storage import Storage, open_storage
+from algorithms.chains import Chain, answer_step
+from algorithms.formats import FORMATS, chat_turns, with_reasoning
 from jobs.driver import command, manifest
 from jobs.driver.command import JobConfig, UserError
 
-Target = Literal["sft-completion", "sft-chat", "orpo"]
+Target = Literal["sft-completion", "sft-chat", "orpo", "orpo-chat"]
 MESSAGES: Final = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 COLUMNS: Final = ("id", "status", "question", "answer", "steps", "refined_steps", "joiner", "source")
 
@@ -32,10 +37,11 @@ class ExportConfig(JobConfig):
     output: str
     """Folder for the exported files, a path or URI. It must be new or empty."""
     to: Target = "sft-chat"
-    """sft-completion: prompt, completion. sft-chat: messages. orpo: prompt, chosen, rejected as messages."""
+    """sft-completion: prompt, completion. sft-chat: messages. orpo: prompt, chosen, rejected; orpo-chat: the
+    same as lists of messages."""
     file_format: Literal["parquet", "jsonl"] = "parquet"
     """Kind of file."""
-    rows_per_file: int = 500_000
+    rows_per_file: int = Field(default=500_000, ge=1)
     """A new file begins after this many rows."""
 
 
@@ -46,8 +52,6 @@ def main() -> None:
 
 def run(config: ExportConfig) -> int:
     """Write the export, whole or not at all, and say what stayed behind."""
-    if config.rows_per_file < 1:
-        raise UserError(f"--rows-per-file {config.rows_per_file} must be at least 1")
     try:
         source, output = open_storage(config.run), open_storage(config.output)
     except ValueError as error:
@@ -60,14 +64,15 @@ def run(config: ExportConfig) -> int:
     if output.exists() and output.files(recursive=True):
         raise UserError(f"--output {config.output} is not empty: choose another folder")
 
-    view, schema = VIEWS[config.to]
+    is_chat = record.config["format"] == "chat"
+    messages_column = {**FORMATS["chat"].columns, **record.config["columns"]}["messages"] if is_chat else None
     left_behind = {"quarantined": 0, "unchanged": 0}
     temporary = output.parent / f".{output.name}.tmp"
     try:
         temporary.delete_folder()
         temporary.make_folder()
-        rows = _rows(RecordStore(source / "rows"), view, left_behind)
-        number = _write(rows, schema, temporary, config)
+        rows = _rows(RecordStore(source / "rows"), config.to, messages_column, left_behind)
+        number = _write(rows, VIEWS[config.to][1], temporary, config)
         if number == 0:
             raise UserError(f"no row of {config.run} can be exported as {config.to}: {_left(left_behind)}")
         if output.exists():
@@ -87,15 +92,15 @@ def _left(left_behind: Mapping[str, int]) -> str:
 
 
 def _rows(
-    store: RecordStore, view: Callable[[dict[str, Any]], dict[str, Any] | None], left_behind: dict[str, int]
+    store: RecordStore, target: Target, messages_column: str | None, left_behind: dict[str, int]
 ) -> Iterator[dict[str, Any]]:
+    view, _, refined_only = VIEWS[target]
     for batch in store.batches(COLUMNS):
         for record in batch.to_pylist():
-            row = view(record) if record["status"] != "quarantined" else None
-            if row is None:
+            if record["status"] == "quarantined" or (refined_only and record["status"] == "unchanged"):
                 left_behind[record["status"]] += 1
             else:
-                yield {"id": record["id"], **row}
+                yield {"id": record["id"], **view(_pair(record, messages_column))}
 
 
 def _write(rows: Iterator[dict[str, Any]], schema: pa.Schema, folder: Storage, config: ExportConfig) -> int:
@@ -124,50 +129,65 @@ def _take(rows: Iterator[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     return [row for _, row in zip(range(count), rows, strict=False)]
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """What a record teaches: a prompt, the refined reply and the original one."""
+
+    prompt: list[dict[str, str]]
+    question: str
+    refined: str
+    original: str
+
+
+def _pair(record: dict[str, Any], messages_column: str | None) -> _Pair:
+    """The prompt and replies of a record; a corpus of chats gets its turns and its <think> tags back."""
+    prompt = [{"role": "user", "content": record["question"]}]
+    refined, original = (_solution(record, record[name]) for name in ("refined_steps", "steps"))
+    if messages_column is not None:
+        *turns, (_, reply) = chat_turns(json.loads(record["source"])[messages_column], record["id"])
+        prompt = [{"role": role, "content": content} for role, content in turns]
+        refined, original = (
+            with_reasoning(reply, record["joiner"].join(record[name])) for name in ("refined_steps", "steps")
+        )
+    return _Pair(prompt, record["question"], refined, original)
+
+
 def _solution(record: Mapping[str, Any], steps: list[str]) -> str:
     """The steps as one text, with the answer behind them where no step states it."""
-    from algorithms.chains import Chain, answer_step
-
     stated = answer_step(Chain(record["question"], tuple(steps), record["answer"])) is not None
     return record["joiner"].join(steps if stated else [*steps, record["answer"]])
 
 
-def _completion(record: dict[str, Any]) -> dict[str, Any]:
-    return {"prompt": record["question"] + "\n", "completion": _solution(record, record["refined_steps"])}
+def _reply(content: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": content}]
 
 
-def _chat(record: dict[str, Any]) -> dict[str, Any]:
-    return {"messages": [*_prompt(record), _reply(record, record["refined_steps"])]}
+def _columns(kind: pa.DataType, *names: str) -> pa.Schema:
+    return pa.schema([("id", pa.string()), *((name, kind) for name in names)])
 
 
-def _orpo(record: dict[str, Any]) -> dict[str, Any] | None:
-    if record["status"] != "refined":
-        return None  # a pair of two equal solutions teaches nothing
-    return {
-        "prompt": _prompt(record),
-        "chosen": [_reply(record, record["refined_steps"])],
-        "rejected": [_reply(record, record["steps"])],
-    }
-
-
-def _prompt(record: Mapping[str, Any]) -> list[dict[str, str]]:
-    return [{"role": "user", "content": record["question"]}]
-
-
-def _reply(record: Mapping[str, Any], steps: list[str]) -> dict[str, str]:
-    return {"role": "assistant", "content": _solution(record, steps)}
-
-
-# Target -> how a record becomes a row (None: it stays behind), and the row's schema.
-VIEWS: Final[Mapping[Target, tuple[Callable[[dict[str, Any]], dict[str, Any] | None], pa.Schema]]] = {
+# Target -> how a pair becomes a row, its columns, and whether only refined rows make one: a pair of two
+# equal replies teaches nothing.
+VIEWS: Final[Mapping[Target, tuple[Callable[[_Pair], dict[str, Any]], pa.Schema, bool]]] = {
     "sft-completion": (
-        _completion,
-        pa.schema([("id", pa.string()), ("prompt", pa.string()), ("completion", pa.string())]),
+        lambda pair: {"prompt": pair.question + "\n", "completion": pair.refined},
+        _columns(pa.string(), "prompt", "completion"),
+        False,
     ),
-    "sft-chat": (_chat, pa.schema([("id", pa.string()), ("messages", MESSAGES)])),
+    "sft-chat": (
+        lambda pair: {"messages": [*pair.prompt, *_reply(pair.refined)]},
+        _columns(MESSAGES, "messages"),
+        False,
+    ),
     "orpo": (
-        _orpo,
-        pa.schema([("id", pa.string()), ("prompt", MESSAGES), ("chosen", MESSAGES), ("rejected", MESSAGES)]),
+        lambda pair: {"prompt": pair.question + "\n", "chosen": pair.refined, "rejected": pair.original},
+        _columns(pa.string(), "prompt", "chosen", "rejected"),
+        True,
+    ),
+    "orpo-chat": (
+        lambda pair: {"prompt": pair.prompt, "chosen": _reply(pair.refined), "rejected": _reply(pair.original)},
+        _columns(MESSAGES, "prompt", "chosen", "rejected"),
+        True,
     ),
 }
 

@@ -212,6 +212,7 @@ def _finish(config: RefineConfig, output: Storage, store: RecordStore, record: m
     record.totals = totals.as_dict()
     record.sessions[-1].finished_at = time.time()
     record.save(output)
+    store.sweep()
     (output / "_journal").delete_folder()
     return _close(config, output, store, record)
 
@@ -263,8 +264,15 @@ def _execute(
         num_gpus=config.gpus_per_actor or None,
     )
     num_read = 0
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        num_read += pa.compute.sum(batch["num_rows"]).as_py()
+    try:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            num_read += pa.compute.sum(batch["num_rows"]).as_py()
+    except ray.exceptions.RayActorError as error:
+        # An actor that cannot be made tells why in the text of its death; a ValueError is the user's to mend.
+        complaint = re.search(r"^ValueError: (.+)$", str(error), re.MULTILINE)
+        if complaint is None:
+            raise
+        raise UserError(complaint[1]) from None
     return num_read
 
 

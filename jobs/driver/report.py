@@ -37,7 +37,7 @@ class _Survey:
     removed: Counter[int] = field(default_factory=Counter)
     merged_rows: int = 0
     ratios: np.ndarray = field(default_factory=lambda: np.zeros(len(RATIO_EDGES) - 1, dtype=np.int64))
-    before: Counter[int] = field(default_factory=Counter)  # tokens, in buckets of a twentieth of a decade
+    before: Counter[int] = field(default_factory=Counter)  # tokens, in buckets of a tenth of a decade
     after: Counter[int] = field(default_factory=Counter)
     example_rows: list[int] = field(default_factory=list)
 
@@ -104,7 +104,7 @@ def _survey(store: RecordStore) -> _Survey:
             survey.ratios += np.histogram((refined / original)[scored & (removed > 0)], RATIO_EDGES)[0]
         for counter, values in zip((survey.before, survey.after), tokens, strict=True):
             positive = values[scored & (values > 0)]
-            counter.update(np.floor(np.log10(positive) * 20).astype(int).tolist())
+            counter.update(np.floor(np.log10(positive) * 10).astype(int).tolist())
         number += batch.num_rows
     return survey
 
@@ -265,7 +265,7 @@ def _plot_tokens(survey: _Survey) -> str:
     figure, axes = _figure()
     for counter, color, label in ((survey.before, GREY, "before"), (survey.after, BLUE, "after")):
         buckets = range(min(counter), max(counter) + 2) if counter else range(2)
-        edges = 10 ** (np.asarray(buckets) / 20)
+        edges = 10 ** (np.asarray(buckets) / 10)
         axes.stairs([counter[bucket] for bucket in buckets[:-1]], edges, color=color, label=label, linewidth=1.8)
     axes.set_xscale("log")
     axes.set_xlabel("")

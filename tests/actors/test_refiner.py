@@ -19,7 +19,8 @@ POLICY = Policy(t1=1.0, unmerged="drop")
 
 def row(number, **values):
     return {"id": f"r{number}", "shard": "00000-0000000", "reason": None, "question": f"q{number}",
-            "steps": ["aa", "bb", "cc", str(number)], "answer": str(number), "joiner": "\n", "source": "{}"} | values  # fmt: skip
+            "steps": ["aa", "bb", "cc", str(number)], "answer": str(number), "joiner": "\n",
+            "source": "{}"} | values  # fmt: skip
 
 
 def refiner(run, scorer=TableScorer, session="s"):

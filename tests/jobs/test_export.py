@@ -19,7 +19,7 @@ def run(tmp_path_factory, ray_session):
 
 
 @pytest.mark.parametrize("file_format", ["parquet", "jsonl"])
-@pytest.mark.parametrize("to", ["sft-completion", "sft-chat", "orpo"])
+@pytest.mark.parametrize("to", ["sft-completion", "sft-chat", "orpo", "orpo-chat"])
 def test_datasets_loads_what_is_exported(run, tmp_path, to, file_format):
     from datasets import load_dataset
 
@@ -29,7 +29,7 @@ def test_datasets_loads_what_is_exported(run, tmp_path, to, file_format):
     kind = "json" if file_format == "jsonl" else "parquet"
     loaded = load_dataset(kind, data_files=str(tmp_path / "out" / "*"), cache_dir=str(tmp_path / "cache"))["train"]
     found = records(run)
-    leaving = {"refined"} if to == "orpo" else {"refined", "unchanged"}
+    leaving = {"refined"} if to.startswith("orpo") else {"refined", "unchanged"}
     expected = {row_id: row for row_id, row in found.items() if row["status"] in leaving}
     assert {row["id"] for row in loaded} == set(expected)
     assert f"wrote {len(expected)} rows" in done.stdout
@@ -42,18 +42,20 @@ def test_datasets_loads_what_is_exported(run, tmp_path, to, file_format):
             assert (row["prompt"], row["completion"]) == (record["question"] + "\n", refined)
         elif to == "sft-chat":
             assert row["messages"] == [*user, {"role": "assistant", "content": refined}]
+        elif to == "orpo":
+            assert (row["prompt"], row["chosen"], row["rejected"]) == (record["question"] + "\n", refined, original)
         else:
             assert row["prompt"] == user
             assert row["chosen"] == [{"role": "assistant", "content": refined}]
             assert row["rejected"] == [{"role": "assistant", "content": original}]
-    assert [path.name for path in sorted((tmp_path / "out").iterdir())][0] == f"part-00000.{file_format}"
+    assert (tmp_path / "out" / f"part-00000.{file_format}").exists()
 
 
 CHAT_TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
 
 
 @pytest.mark.filterwarnings("default")  # trainers warn about much that is theirs
-@pytest.mark.parametrize("to", ["sft-completion", "sft-chat", "orpo"])
+@pytest.mark.parametrize("to", ["sft-completion", "sft-chat", "orpo", "orpo-chat"])
 def test_trl_trains_two_steps_on_what_is_exported(run, tmp_path, byte_model, to):
     from datasets import load_dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -62,7 +64,7 @@ def test_trl_trains_two_steps_on_what_is_exported(run, tmp_path, byte_model, to)
     loaded = load_dataset("parquet", data_files=str(tmp_path / "out" / "*"), cache_dir=str(tmp_path / "cache"))["train"]
     tokenizer = AutoTokenizer.from_pretrained(byte_model)
     tokenizer.pad_token, tokenizer.chat_template = tokenizer.eos_token, CHAT_TEMPLATE
-    if to == "orpo":
+    if to.startswith("orpo"):
         from trl.experimental.orpo import ORPOConfig as Config
         from trl.experimental.orpo import ORPOTrainer as Trainer
     else:
@@ -79,6 +81,28 @@ def test_trl_trains_two_steps_on_what_is_exported(run, tmp_path, byte_model, to)
     outcome = trainer.train()
     assert outcome.global_step == 2
     assert 0 < outcome.training_loss < 100
+
+
+def test_chats_get_their_turns_and_think_tags_back(tmp_path, ray_session):
+    import pyarrow.parquet as pq
+
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How many?"}]
+    thoughts = ["There is 1.", "Now we go on.", "There are 2."]
+    replies = [
+        {"role": "assistant", "content": "<think>\n" + "\n\n".join(thoughts) + "\n</think>\n\nIt is 2."},
+        {"role": "assistant", "content": "It is 2.", "reasoning_content": "\n\n".join(thoughts)},
+        {"role": "assistant", "content": "\n\n".join(thoughts)},
+    ]
+    source = tmp_path / "c.jsonl"
+    source.write_text("\n".join(json.dumps({"messages": [*turns, reply]}) for reply in replies))
+    assert refine_with_table(input=str(source), output=str(tmp_path / "run"), format="chat", t1=3.0, t2=3.0) == 0
+    assert command("jobs.export", tmp_path / "run", "--output", tmp_path / "out").returncode == 0
+    found = records(tmp_path / "run")
+    for row in pq.read_table(tmp_path / "out").to_pylist():
+        refined = "\n\n".join(found[row["id"]]["refined_steps"])
+        assert found[row["id"]]["status"] == "refined"
+        whole = refined if row["id"].endswith(":2") else f"<think>\n{refined}\n</think>\n\nIt is 2."
+        assert row["messages"] == [*turns, {"role": "assistant", "content": whole}]
 
 
 def test_what_cannot_be_exported_is_refused(run, tmp_path):

@@ -299,6 +299,17 @@ def test_flags_that_cannot_be_are_refused_in_one_line(flags, complaint):
     assert complaint in " ".join(str(error.value).split())
 
 
+def refuses(*args, **kwargs):
+    raise ValueError("model 'm' cannot be scored exactly: use another")
+
+
+def test_what_an_actor_refuses_is_one_line_too(tmp_path):
+    source = write_problems(tmp_path / "c.jsonl", 5)
+    config = refine.RefineConfig.model_validate({"input": str(source), "output": str(tmp_path / "run")})
+    with pytest.raises(UserError, match="model 'm' cannot be scored exactly: use another"):
+        refine.run(config, refuses)
+
+
 def test_a_config_file_is_overruled_by_flags_and_overrules_recipes(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("input: i\noutput: o\nrecipe: digest\nt2: 1.5\nnum-actors: '2:4'\n")

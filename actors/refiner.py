@@ -123,7 +123,12 @@ class Refiner:
         """Score, hand out, commit until nothing is left; a failure fails every batch in flight."""
         try:
             answered: list[tuple[_Work, Scored | RowError]] = []
-            while self._queue or self._ready or answered:
+            # Rows may come in during every await, the commit of the last ones too: leave only when a look
+            # without an await between finds nothing to do.
+            while self._queue or self._ready or answered or self._buffer:
+                if not (self._queue or self._ready or answered):
+                    await self._commit()
+                    continue
                 work = self._fill_pass()
                 scoring = asyncio.create_task(asyncio.to_thread(self._score, work)) if work else None
                 await asyncio.sleep(0)  # let the pass begin before this thread gets busy
@@ -132,7 +137,6 @@ class Refiner:
                 answered = await scoring if scoring else []
                 if self._is_commit_due():
                     await self._commit()
-            await self._commit()
         except BaseException as error:
             for batch in self._batches:
                 if not batch.committed.done():

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import time
 
 import pyarrow as pa
 import pytest
@@ -27,10 +28,13 @@ def refiner(run, scorer=TableScorer, session="s"):
     return Refiner(scorer, POLICY, open_storage(str(run)), session)
 
 
+def table_of(rows):
+    return pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
+
+
 def call(actor, *batches):
     async def all_batches():
-        tables = [pa.Table.from_pylist(batch, schema=ROW_SCHEMA) for batch in batches]
-        return await asyncio.gather(*(actor(table) for table in tables))
+        return await asyncio.gather(*(actor(table_of(batch)) for batch in batches))
 
     return asyncio.run(all_batches())
 
@@ -73,6 +77,30 @@ def test_broken_rows_are_quarantined_and_rows_done_before_are_left_out(tmp_path)
     [stats] = call(refiner(tmp_path), [row(1), row(2), row(3)])
     assert stats.to_pylist() == [{"num_rows": 3, "num_done_before": 2}]
     assert set(records(tmp_path)) == {"r1", "r2", "r3"}
+
+
+def test_rows_that_come_in_during_the_last_commit_are_not_forgotten(tmp_path):
+    actor = refiner(tmp_path)
+    commit = actor._store.commit
+    late = []
+
+    def slow_commit(*arguments):
+        # Runs in a thread: the event loop takes in the second batch meanwhile.
+        if not late:
+            late.append(asyncio.run_coroutine_threadsafe(actor(table_of([row(2)])), loop[0]))
+            time.sleep(0.2)
+        commit(*arguments)
+
+    actor._store.commit = slow_commit
+    loop = []
+
+    async def first_then_late():
+        loop.append(asyncio.get_running_loop())
+        await actor(table_of([row(1)]))
+        await asyncio.wait_for(asyncio.wrap_future(late[0]), timeout=20)
+
+    asyncio.run(first_then_late())
+    assert set(records(tmp_path)) == {"r1", "r2"}
 
 
 def test_an_empty_batch_and_one_of_broken_rows_only_return(tmp_path):

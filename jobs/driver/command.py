@@ -5,17 +5,21 @@ docstring under a field is its help text.
 """
 
 import contextlib
+import copy
+import dataclasses
+import functools
 import io
 import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 
 class JobConfig(BaseModel):
@@ -64,11 +68,10 @@ def parse(
     """The config of a command line. Raises UserError; `--help` prints and exits 0."""
     rest, path = _take_config_flag(list(args))
     from_file = _load_yaml(path, config_class) if path else {}
-    first = _parse_flags(config_class, rest, description, from_file)
-    computed = defaults({name: getattr(first, name) for name in config_class.model_fields})
-    parsed = _parse_flags(config_class, rest, description, {**computed, **from_file})
+    given = _parse_flags(config_class, rest, description, from_file)
+    given = _parse_flags(config_class, rest, description, {**defaults(given), **from_file})
     try:
-        return config_class.model_validate(parsed.model_dump())
+        return config_class.model_validate(given)
     except ValidationError as error:
         raise UserError(_first_complaint(error)) from None
 
@@ -99,30 +102,48 @@ def _load_yaml(path: str, config_class: type[JobConfig]) -> dict[str, Any]:
         raise UserError(
             f"--config {path} has unknown key {unknown[0]!r}; known are {', '.join(config_class.model_fields)}"
         )
+    for name, value in values.items():
+        info = config_class.model_fields[name]
+        try:
+            values[name] = TypeAdapter(_annotated(info, info)).validate_python(value)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"]
+            raise UserError(f"--config {path}: --{name.replace('_', '-')} {value!r}: {message}") from None
     return values
 
 
-def _parse_flags(config_class: type[Config], args: list[str], description: str, values: Mapping[str, Any]) -> Config:
-    """Parse without validating: values of the wrong kind are reported once, by pydantic."""
-    filled = {
-        name: values.get(name, tyro.MISSING if field.is_required() else field.get_default(call_default_factory=True))
-        for name, field in config_class.model_fields.items()
-    }
+def _parse_flags(
+    config_class: type[JobConfig], args: list[str], description: str, values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The value of every field, not validated yet: pydantic complains once, and better than a parser can."""
+    fields: list[tuple[str, Any, Any]] = []
+    for name, info in config_class.model_fields.items():
+        kind = _annotated(info, tyro.conf.arg(help=info.description))
+        if name in values or not info.is_required():
+            default = values.get(name, info.get_default(call_default_factory=True))
+            fields.append((name, kind, dataclasses.field(default_factory=functools.partial(copy.copy, default))))
+        else:
+            fields.append((name, kind, dataclasses.field()))
+    plain = dataclasses.make_dataclass(config_class.__name__, fields, kw_only=True)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
-                config_class,
+            parsed: Any = tyro.cli(
+                plain,
+                prog=f"python -m jobs.{Path(sys.argv[0]).stem.removeprefix('sluice ')}",
                 args=args,
-                default=config_class.model_construct(**filled),
                 description=description + "\n\n--config FILE.yaml holds any of these flags; flags win over it.",
             )
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise UserError(_one_line(complaint.getvalue())) from None
-    except ValidationError as error:
-        raise UserError(_first_complaint(error)) from None
+    return {name: getattr(parsed, name) for name in config_class.model_fields}
+
+
+def _annotated(info: FieldInfo, *extra: Any) -> Any:
+    """The field's type with its bounds and markers, which pydantic keeps apart, and some more."""
+    return Annotated[(info.annotation, *extra, *info.metadata)]
 
 
 def _first_complaint(error: ValidationError) -> str:
@@ -139,5 +160,6 @@ def _one_line(boxed: str) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
     lines = [re.sub(r"[─│╭╮╰╯┌┐└┘|]+", " ", line).strip() for line in plain.splitlines()]
     text = " ".join(line for line in lines if line)
-    text = re.sub(r"^Parsing error\s*|^Required options\s*|^Unrecognized options\s*", "", text)
+    text = re.sub(r" Argument helptext: .*| Perhaps you meant: (--[\w-]+).*", r"", text)
+    text = re.sub(r"^Value error\s*|^Parsing error\s*|^Required options\s*|^Unrecognized options\s*", "", text)
     return re.sub(r"\s*(For full helptext|Full helptext).*$", "", text) + "; --help lists all flags"

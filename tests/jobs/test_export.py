@@ -70,7 +70,7 @@ def test_trl_trains_two_steps_on_what_is_exported(run, tmp_path, byte_model, to)
     else:
         from trl import SFTConfig as Config
         from trl import SFTTrainer as Trainer
-    config = Config(output_dir=str(tmp_path / "trained"), max_steps=2, per_device_train_batch_size=2, max_length=256,
+    config = Config(output_dir=str(tmp_path / "trained"), max_steps=2, per_device_train_batch_size=2, max_length=2048,
                     use_cpu=True, bf16=False, report_to=[], logging_steps=1)  # fmt: skip
     trainer = Trainer(
         model=AutoModelForCausalLM.from_pretrained(byte_model),

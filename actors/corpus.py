@@ -6,8 +6,9 @@ needed to write its terminal record. Broken bytes, lines and values are rows, no
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -55,8 +56,8 @@ class CorpusFile:
 class Corpus:
     """What to read and how. `limit` counts rows from the first file on; `chosen` keeps only some rows.
 
-    `columns` maps a role of the format to a column. With `id_column`, ids come from there; `repeated` holds
-    the hashes of ids that stand there more than once, so that all but the first are quarantined.
+    `columns` maps a role of the format to a column. With `id_column`, ids come from there; `repeated` says
+    which rows of which file have an id that an earlier row has, and where that one is.
     """
 
     files: tuple[CorpusFile, ...]
@@ -65,14 +66,30 @@ class Corpus:
     split: str | None = None
     id_column: str | None = None
     limit: int | None = None
-    repeated: Mapping[int, str] = field(default_factory=dict)  # id hash -> position of its first row
-    chosen: frozenset[tuple[int, int]] | None = None  # (file, row)
+    repeated: Mapping[int, Mapping[int, str]] = field(default_factory=dict)  # file -> row -> position of the first
+    chosen: Mapping[int, frozenset[int]] | None = None  # file -> rows
+    first_file: int = 0  # number of files[0] in the whole input
+
+    def part(self, first: int, count: int) -> "Corpus":
+        """Some of the files, with only what reading them needs: this is what travels to a task."""
+        numbers = range(first, first + count)
+        return replace(
+            self,
+            files=self.files[first : first + count],
+            repeated={number: self.repeated[number] for number in numbers if number in self.repeated},
+            chosen=None if self.chosen is None else {n: self.chosen[n] for n in numbers if n in self.chosen},
+            first_file=first,
+        )
 
     def tables(self, file_index: int, rows_per_block: int) -> Iterator[pa.Table]:
         """The rows of one file as tables of ROW_SCHEMA, at most `rows_per_block` rows each."""
         block: list[dict[str, Any]] = []
+        chosen = None if self.chosen is None else self.chosen.get(self.first_file + file_index, frozenset())
+        last = math.inf if chosen is None else max(chosen, default=-1)
         for number, (record, line) in enumerate(_records(self.files[file_index])):
-            if self.chosen is not None and (file_index, number) not in self.chosen:
+            if number > last:
+                break
+            if chosen is not None and number not in chosen:
                 continue
             block.append(self._row(file_index, number, record, line))
             if len(block) >= rows_per_block:
@@ -89,7 +106,7 @@ class Corpus:
         position = f"{self.files[file_index].name}:{number}"
         row: dict[str, Any] = {
             "id": position,
-            "shard": f"{file_index:05d}-{number // ROWS_PER_SHARD:07d}",
+            "shard": f"{self.first_file + file_index:07d}-{number // ROWS_PER_SHARD:07d}",
         }
         corpus_format = FORMATS[self.format_name]
         used = {} if corpus_format.keeps_columns else {**corpus_format.columns, **self.columns}
@@ -97,7 +114,12 @@ class Corpus:
             if isinstance(record, RowError):
                 raise record
             if self.id_column is not None:
-                row["id"] = self._given_id(record, position)
+                row["id"] = f"{position}:no-id"  # unlike any id that a corpus brings along
+                given = given_id(record, self.id_column)
+                first = self.repeated.get(self.first_file + file_index, {}).get(number)
+                if first is not None:
+                    raise RowError("duplicate_id", f"{given!r} is the id of {first} too")
+                row["id"] = given
             chain = parse_record(record, self.format_name, self.columns, self.split)
             source = source_json(record, {*used.values(), *([self.id_column] if self.id_column else [])})
         except RowError as error:
@@ -111,14 +133,6 @@ class Corpus:
             "joiner": chain.joiner,
             "source": source,
         }
-
-    def _given_id(self, record: Any, position: str) -> str:
-        assert self.id_column is not None
-        given = given_id(record, self.id_column)
-        first = self.repeated.get(id_hash(given))
-        if first is not None and first != position:
-            raise RowError("duplicate_id", f"{given!r} is the id of {first} too")
-        return given
 
 
 def given_id(record: Any, id_column: str) -> str:
@@ -165,25 +179,26 @@ class CorpusSource(Datasource):
     ) -> list[ReadTask]:
         """One streaming task a file; with a limit one task that reads file after file."""
         corpus, rows_per_block = self._corpus, self._rows_per_block
-        numbers = range(len(corpus.files))
-        groups = [tuple(numbers)] if corpus.limit is not None else [(number,) for number in numbers]
-
-        def task(group: tuple[int, ...]) -> ReadTask:
-            metadata = BlockMetadata(
-                num_rows=None,
-                size_bytes=sum(corpus.files[number].num_bytes for number in group),
-                input_files=tuple(corpus.files[number].storage.path for number in group),
-                exec_stats=None,
-            )
-            return ReadTask(lambda: read_tables(corpus, group, rows_per_block), metadata, ROW_SCHEMA)
-
-        return [task(group) for group in groups]
+        if corpus.limit is not None:
+            return [_read_task(corpus, rows_per_block)]
+        numbers = [n for n in range(len(corpus.files)) if corpus.chosen is None or n in corpus.chosen]
+        return [_read_task(corpus.part(number, 1), rows_per_block) for number in numbers]
 
 
-def read_tables(corpus: Corpus, file_indices: Iterable[int], rows_per_block: int) -> Iterator[pa.Table]:
-    """The tables of several files, up to the corpus' limit."""
+def _read_task(corpus: Corpus, rows_per_block: int) -> ReadTask:
+    metadata = BlockMetadata(
+        num_rows=None,
+        size_bytes=sum(file.num_bytes for file in corpus.files),
+        input_files=tuple(file.storage.path for file in corpus.files),
+        exec_stats=None,
+    )
+    return ReadTask(lambda: read_tables(corpus, rows_per_block), metadata, ROW_SCHEMA)
+
+
+def read_tables(corpus: Corpus, rows_per_block: int) -> Iterator[pa.Table]:
+    """The tables of all files, up to the corpus' limit."""
     left = corpus.limit
-    for file_index in file_indices:
+    for file_index in range(len(corpus.files)):
         per_block = rows_per_block if left is None else min(rows_per_block, left)
         for table in corpus.tables(file_index, per_block):
             table = table if left is None else table.slice(0, left)
@@ -194,26 +209,31 @@ def read_tables(corpus: Corpus, file_indices: Iterable[int], rows_per_block: int
                     return
 
 
-def repeated_ids(positions: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> dict[int, str]:
-    """Ids that more than one row has: hash -> position of the first such row.
+def repeated_ids(positions: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> dict[int, dict[int, str]]:
+    """The rows whose id an earlier row has: file -> row -> position of the first row with that id.
 
-    `positions` are (file name, row numbers [N], id hashes [N]) in input order. Holds 8 bytes a row.
+    `positions` are (file name, row numbers [N], id hashes [N]) in input order. Holds 16 bytes a row.
     """
     parts = list(positions)
-    if not parts:
-        return {}
-    hashes = np.concatenate([part[2] for part in parts])
-    order = np.argsort(hashes, kind="stable")
-    ordered = hashes[order]
-    same = ordered[1:] == ordered[:-1]
-    # In each run of equal hashes the stable sort puts the first row first.
-    firsts = order[:-1][same & np.concatenate([[True], ~same[:-1]])] if len(same) else order[:0]
     starts = np.cumsum([0, *[len(part[1]) for part in parts]])
-    found: dict[int, str] = {}
-    for index in firsts.tolist():
+    hashes = np.concatenate([np.empty(0, dtype=np.uint64), *[part[2] for part in parts]])
+    order = np.argsort(hashes, kind="stable")  # equal hashes stand together, in input order
+
+    def place(index: int) -> tuple[int, int]:
         part = int(np.searchsorted(starts, index, side="right")) - 1
-        name, rows, _ = parts[part]
-        found[int(hashes[index])] = f"{name}:{int(rows[index - starts[part]])}"
+        return part, int(parts[part][1][index - starts[part]])
+
+    found: dict[int, dict[int, str]] = {}
+    first = ""
+    same_as_before = np.flatnonzero(hashes[order][1:] == hashes[order][:-1]) + 1
+    previous = -1
+    for at in same_as_before.tolist():
+        if at != previous + 1:  # a new run of equal hashes begins one before
+            part, row = place(int(order[at - 1]))
+            first = f"{parts[part][0]}:{row}"
+        part, row = place(int(order[at]))
+        found.setdefault(part, {})[row] = first
+        previous = at
     return found
 
 

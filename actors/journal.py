@@ -32,7 +32,10 @@ class Journal:
         for info in folder.files():
             if not info.path.endswith(".json"):
                 continue
-            note = json.loads(Storage(folder.filesystem, info.path).read_bytes())
+            try:
+                note = json.loads(Storage(folder.filesystem, info.path).read_bytes())
+            except FileNotFoundError:  # a process that is alive has just finished these rows
+                continue
             ids = note["ids"]
             for row_id in ids:
                 self._smallest_group[row_id] = min(len(ids), self._smallest_group.get(row_id, len(ids)))

@@ -107,8 +107,8 @@ class RecordStore:
         self._folder = folder
         self._commits: dict[str, Commit] = {}
 
-    def commit(self, shard: str, records: list[dict[str, Any]], forward_seconds: float) -> None:
-        """Write terminal records, all of one shard, as a file that is there whole or not at all."""
+    def commit(self, shard: str, records: list[dict[str, Any]], forward_seconds: float) -> Storage:
+        """Write terminal records, all of one shard, as a file that is there whole or not at all; the file."""
         totals = Totals(forward_seconds=forward_seconds)
         for record in records:
             totals.add_record(record)
@@ -116,7 +116,9 @@ class RecordStore:
         schema = RECORD_SCHEMA.with_metadata({SUMMARY_KEY: json.dumps(summary).encode()})
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(records, schema=schema), sink, compression="zstd")
-        (self._folder / f"{shard}-{uuid.uuid4().hex[:12]}.parquet").write_bytes(sink.getvalue())
+        file = self._folder / f"{shard}-{uuid.uuid4().hex[:12]}.parquet"
+        file.write_bytes(sink.getvalue())
+        return file
 
     def sweep(self) -> None:
         """Delete what killed processes left half written. Only once no process writes any more."""
@@ -129,7 +131,7 @@ class RecordStore:
         return [
             Storage(self._folder.filesystem, info.path)
             for info in self._folder.files()
-            if re.search(r"/\d{5}-\d{7}-[0-9a-f]{12}\.parquet$", info.path)
+            if re.search(r"/\d{7}-\d{7,}-[0-9a-f]{12}\.parquet$", info.path)
         ]
 
     def files_by_shard(self) -> dict[str, list[Storage]]:

@@ -7,6 +7,7 @@ when those at work cannot fill a pass, so that rows finish, and are committed, e
 """
 
 import asyncio
+import socket
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
@@ -26,7 +27,9 @@ from algorithms.formats import RowError
 from algorithms.refinement import Policy, Refinement, Reply, Request, ScoreRequest, refine
 
 COMMIT_ROWS: Final = 1000
-COMMIT_SECONDS_AT_MOST: Final = 45.0  # under the minute that is promised, with room for one long pass
+COMMIT_SECONDS_AT_MOST: Final = 45.0  # under the minute that is promised
+COMMIT_CHECK_SECONDS: Final = 5.0
+SESSION_FILE: Final = "_session"
 
 Row = dict[str, Any]
 
@@ -67,6 +70,8 @@ class Refiner:
     """
 
     def __init__(self, make_scorer: Callable[[], Scorer], policy: Policy, run: Storage, session: str) -> None:
+        self._session = _Session(run, session)
+        self._session.check()  # before minutes go into loading a model
         self._scorer = make_scorer()
         self._policy = policy
         for name in ("rows", "_journal"):
@@ -78,7 +83,7 @@ class Refiner:
         self._queue: deque[_Work] = deque()
         self._ready: deque[_Work] = deque()
         self._buffer: dict[str, list[tuple[_Batch, Row]]] = {}
-        self._batches: set[_Batch] = set()
+        self._in_flight: dict[str, _Batch] = {}
         self._driver: asyncio.Task[None] | None = None
         self._gate: _Gate | None = None
         self._forward_seconds = 0.0
@@ -89,20 +94,24 @@ class Refiner:
         """Refine and commit one batch."""
         self._gate = self._gate or _Gate()
         rows = [row for row in table.to_pylist() if row["id"] not in self._committed(row["shard"])]
+        # A task that Ray delivers twice while the first is at work waits for it.
+        twins = {self._in_flight[row["id"]] for row in rows if row["id"] in self._in_flight}
+        rows = [row for row in rows if row["id"] not in self._in_flight]
         suspects = {row["id"]: row for row in rows if self._journal.is_suspect(row["id"])}
         for group in self._journal.groups(list(suspects)):
             async with self._gate.alone():
                 await self._refine_noted([suspects[row_id] for row_id in group])
         async with self._gate.shared():
             await self._refine_noted([row for row in rows if row["id"] not in suspects])
+        await asyncio.gather(*(twin.committed for twin in twins))
         return pa.table({"num_rows": [table.num_rows], "num_done_before": [table.num_rows - len(rows)]})
 
     async def _refine_noted(self, rows: list[Row]) -> None:
         if not rows:
             return
-        note = await asyncio.to_thread(self._journal.begin, [row["id"] for row in rows])
         batch = _Batch(len(rows))
-        self._batches.add(batch)
+        self._in_flight.update((row["id"], batch) for row in rows)
+        note = await asyncio.to_thread(self._journal.begin, [row["id"] for row in rows])
         for row in rows:
             if row["reason"] is not None:
                 self._finish(batch, row, "quarantined", row["reason"])
@@ -116,7 +125,8 @@ class Refiner:
         try:
             await batch.committed
         finally:
-            self._batches.discard(batch)
+            for row in rows:
+                del self._in_flight[row["id"]]
         await asyncio.to_thread(self._journal.end, note)
 
     async def _drive(self) -> None:
@@ -134,11 +144,13 @@ class Refiner:
                 await asyncio.sleep(0)  # let the pass begin before this thread gets busy
                 for item, result in answered:
                     self._hand_out(item, result)
-                answered = await scoring if scoring else []
-                if self._is_commit_due():
-                    await self._commit()
+                while scoring and not scoring.done():
+                    await asyncio.wait({scoring}, timeout=COMMIT_CHECK_SECONDS)
+                    await self._commit_if_due()  # a pass over long chains may take minutes
+                answered = scoring.result() if scoring else []
+                await self._commit_if_due()
         except BaseException as error:
-            for batch in self._batches:
+            for batch in set(self._in_flight.values()):
                 if not batch.committed.done():
                     batch.committed.set_exception(error)
             raise
@@ -226,24 +238,51 @@ class Refiner:
         wait = min(COMMIT_SECONDS_AT_MOST, 2.0 + (now - self._started) / 20) if self._queue else 2.0
         return num_rows >= COMMIT_ROWS or now - self._last_commit >= wait
 
+    async def _commit_if_due(self) -> None:
+        if self._is_commit_due():
+            await self._commit()
+
     async def _commit(self) -> None:
+        await asyncio.to_thread(self._session.check)
         buffer, self._buffer = self._buffer, {}
         for shard, finished in buffer.items():
             for first in range(0, len(finished), COMMIT_ROWS):
                 part = finished[first : first + COMMIT_ROWS]
                 seconds, self._forward_seconds = self._forward_seconds, 0.0
                 records = [record for _, record in part]
-                await asyncio.to_thread(self._store.commit, shard, records, seconds)
+                file = await asyncio.to_thread(self._store.commit, shard, records, seconds)
+                self._committed_files.setdefault(shard, []).append(file)
+                self._committed_ids.pop(shard, None)
                 self._metrics.count(records, seconds)
                 for batch, _ in part:
                     batch.count_committed(1)
         self._last_commit = time.monotonic()
 
     def _committed(self, shard: str) -> set[str]:
-        """Ids that processes before this one have committed."""
+        """Ids that are committed: by processes before this one, and by itself."""
         if shard not in self._committed_ids:
             self._committed_ids = {shard: read_ids(self._committed_files.get(shard, []))}
         return self._committed_ids[shard]
+
+
+class _Session:
+    """The file that says which session may write to a run: the one that opened it last."""
+
+    def __init__(self, run: Storage, name: str) -> None:
+        self._file = run / SESSION_FILE
+        self._name = name
+
+    def check(self) -> None:
+        """Raise ValueError when the run is not to be seen from here, or another session has taken it over."""
+        try:
+            owner = self._file.read_bytes().decode()
+        except FileNotFoundError:
+            raise ValueError(
+                f"output {self._file.parent.path} cannot be seen by an actor on {socket.gethostname()}: "
+                "choose a path that all nodes share, or a URI"
+            ) from None
+        if owner != self._name:
+            raise ValueError(f"another session has taken over {self._file.parent.path}: let only one of them run")
 
 
 class _Gate:

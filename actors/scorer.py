@@ -51,25 +51,31 @@ class ForestTask:
         self.losses = np.full(len(forest), np.nan)
         self.todo: IntArray = np.arange(len(forest))
         self.state = _State.empty()
-        self._previous: tuple[ForestTask, IntArray, IntArray] | None = None
+        self._previous: tuple[ForestTask, _State, IntArray, IntArray] | None = None
 
     def reuse(self, before: "ForestTask") -> None:
         """Leave out the nodes whose state an earlier task of the same chain still holds."""
+        state = before.state  # another thread may free it meanwhile
         slots = np.full(len(before.forest) + 1, -1)  # the last entry answers for "no node"
-        slots[before.state.nodes] = np.arange(len(before.state.nodes))
+        slots[state.nodes] = np.arange(len(state.nodes))
         matched = match_nodes(self.forest, before.forest)
         kept = np.flatnonzero(slots[matched] >= 0)
         self.losses[kept] = before.losses[matched[kept]]
         self.todo = np.flatnonzero(slots[matched] < 0)
-        self._previous = (before, kept, slots[matched[kept]])
+        self._previous = (before, state, kept, slots[matched[kept]])
 
     def take_over(self) -> None:
-        """Move the reused state here; the earlier task holds nothing afterwards."""
-        if self._previous is not None:
-            before, kept, slots = self._previous
-            self.state = before.state.select(slots, kept)
+        """Move the reused state here; if it was freed since, everything is to do after all."""
+        if self._previous is None:
+            return
+        before, state, kept, slots = self._previous
+        if before.state is state:
+            self.state = state.select(slots, kept)
             before.state = _State.empty()
-            self._previous = None
+        else:
+            self.todo = np.arange(len(self.forest))
+            self.losses[:] = np.nan
+        self._previous = None
 
     @property
     def num_new_tokens(self) -> int:
@@ -261,19 +267,22 @@ class ForestScorer:
         costs = [task.num_new_tokens for task in tasks]
         errors: dict[int, RowError] = {}
         with torch.inference_mode():
-            for task in tasks:
-                task.take_over()
-                self._tasks.add(task)
-                self._score_known(task)
-            waiting = {index: task for index, task in enumerate(tasks) if task.num_new_tokens}
+            self._tasks.update(tasks)
+            waiting = dict(enumerate(tasks))
             while waiting:
-                shares = self._fill_pass(waiting)
+                shares: dict[int, IntArray] = {}
                 try:
-                    self._run_pass([(waiting[index], nodes) for index, nodes in shares.items()])
+                    for task in waiting.values():
+                        task.take_over()
+                        self._score_known(task)
+                    shares = self._fill_pass(waiting)
+                    if shares:
+                        self._run_pass([(waiting[index], nodes) for index, nodes in shares.items()])
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     if not _is_out_of_memory(error):
                         raise
                     self._back_off(shares, waiting, errors)
+                    continue
                 waiting = {index: task for index, task in waiting.items() if task.num_new_tokens}
         self.forward_seconds += time.perf_counter() - started
         return [errors.get(index) or self._result(task, costs[index]) for index, task in enumerate(tasks)]
@@ -289,6 +298,8 @@ class ForestScorer:
         for index, task in waiting.items():
             if left <= 0:
                 break
+            if task.num_new_tokens == 0:
+                continue
             shares[index] = task.todo[:left]
             left -= len(shares[index])
         return shares
@@ -389,24 +400,26 @@ class ForestScorer:
     def _back_off(
         self, shares: dict[int, IntArray], waiting: dict[int, ForestTask], errors: dict[int, RowError]
     ) -> None:
-        """After out of memory: smaller passes, then nothing kept between rounds, then the row is at fault."""
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        """After out of memory: keep less between rounds, compute less at once; at the end a row is at fault."""
         size = sum(len(nodes) for nodes in shares.values())
-        if size > SMALLEST_PASS:
-            self.token_budget = max(SMALLEST_PASS, size // 2)
-            logger.warning("out of memory: the token budget is %d from now on", self.token_budget)
-        elif self._state_tokens:
-            self._state_tokens = 0
-            for task in self._tasks:
+        if self._state_tokens or size > SMALLEST_PASS:
+            self._state_tokens //= 2
+            self.token_budget = max(SMALLEST_PASS, min(size or self.token_budget, self.token_budget) // 2)
+            if self._state_tokens <= self.token_budget:
+                self._state_tokens = 0
+            for task in list(self._tasks):
                 task.state = self._kept(task)
-            logger.warning("out of memory: no keys are kept between rounds from now on")
+            logger.warning(
+                "out of memory: from now on %d tokens a pass, %d kept", self.token_budget, self._state_tokens
+            )
         else:
-            index = next(iter(shares))
-            task = waiting[index]
+            index = next(iter(shares or waiting))
+            task = waiting.pop(index)
             errors[index] = RowError("out_of_memory", f"{len(task.forest)} tokens in one forest")
             task.todo = task.todo[:0]
             task.state = _State.empty()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _result(self, task: ForestTask, cost: int) -> Scored | RowError:
         perplexities = [

@@ -7,7 +7,9 @@ gets one terminal record in OUTPUT/rows. A run that stops goes on with the same 
 described in `algorithms.refinement`.
 """
 
+import bisect
 import dataclasses
+import itertools
 import math
 import os
 import random
@@ -26,7 +28,7 @@ from pydantic import Field, field_validator, model_validator
 from actors.corpus import ROWS_PER_SHARD, Corpus, CorpusSource, file_id_hashes, repeated_ids
 from actors.models import check_model
 from actors.records import RecordStore, Totals
-from actors.refiner import Refiner
+from actors.refiner import SESSION_FILE, Refiner
 from actors.scorer_protocol import Scorer
 from actors.storage import Storage, open_storage
 from algorithms.formats import FormatName
@@ -131,6 +133,11 @@ class RefineConfig(JobConfig):
         return dataclasses.replace(RECIPES[self.recipe], **values)
 
     @property
+    def resolved_dtype(self) -> str:
+        """What `auto` means on the device that the actors get."""
+        return {"auto": "bfloat16" if self.gpus_per_actor else "float32"}.get(self.dtype, self.dtype)
+
+    @property
     def actor_range(self) -> tuple[int, int]:
         """Actors at least and at most."""
         least, _, most = self.num_actors.partition(":")
@@ -148,6 +155,7 @@ class ModelScorer:
     """Makes the scorer inside an actor, where torch is imported."""
 
     model: str
+    device: str
     dtype: str
     token_budget: int | None
     num_threads: int | None
@@ -156,7 +164,13 @@ class ModelScorer:
         """Load the model."""
         from actors.scorer import ForestScorer
 
-        return ForestScorer(self.model, dtype=self.dtype, token_budget=self.token_budget, num_threads=self.num_threads)
+        return ForestScorer(
+            self.model,
+            device=self.device,
+            dtype=self.dtype,
+            token_budget=self.token_budget,
+            num_threads=self.num_threads,
+        )
 
 
 def main() -> None:
@@ -175,16 +189,19 @@ def run(config: RefineConfig, make_scorer: Callable[[], Scorer] | None = None) -
     except ValueError as error:
         raise UserError(str(error)) from None
     if make_scorer is None:
-        make_scorer = ModelScorer(config.model, config.dtype, config.token_budget, _threads(config))
+        # Ray shows an actor without GPUs all of them: which device to use is said here.
+        device = "cuda" if config.gpus_per_actor else "cpu"
+        make_scorer = ModelScorer(config.model, device, config.resolved_dtype, config.token_budget, _threads(config))
     if config.dry_run:
         return _dry_run(config, corpus, output, make_scorer)
 
     identity = {
         "input": inputs.fingerprint(corpus),
         "read": config.model_dump(include={"format", "columns", "split", "id_column", "limit"}),
-        "model": {**model, "dtype": config.dtype},
+        "model": {**model, "dtype": config.resolved_dtype},
         "policy": dataclasses.asdict(config.policy()),
     }
+    rows = inputs.count_rows(corpus)
     whole = config.model_dump(mode="json")
     record = manifest.open_run(output, JOB, identity, whole, _command_line())
     store = RecordStore(output / "rows")
@@ -192,7 +209,6 @@ def run(config: RefineConfig, make_scorer: Callable[[], Scorer] | None = None) -
         print(f"{config.output} is finished already")
         return _close(config, output, store, record)
 
-    rows = inputs.count_rows(corpus)
     print(
         f"refining {rows.num_rows:,} rows of {config.input} with {model['model']} -> {config.output}",
         flush=True,
@@ -213,6 +229,7 @@ def _finish(config: RefineConfig, output: Storage, store: RecordStore, record: m
     record.sessions[-1].finished_at = time.time()
     record.save(output)
     store.sweep()
+    (output / SESSION_FILE).delete_file()
     (output / "_journal").delete_folder()
     return _close(config, output, store, record)
 
@@ -247,6 +264,7 @@ def _execute(
     import ray.data
     from ray.data import ActorPoolStrategy
 
+    (output / SESSION_FILE).write_bytes(session.encode())  # from here on no other session may write
     least, most = config.actor_range
     rows_per_batch = min(ROWS_PER_SHARD, max(1, math.ceil(num_rows / (most * BATCHES_PER_ACTOR))))
     dataset = ray.data.read_datasource(CorpusSource(corpus, rows_per_batch)).map_batches(
@@ -267,9 +285,11 @@ def _execute(
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             num_read += pa.compute.sum(batch["num_rows"]).as_py()
-    except ray.exceptions.RayActorError as error:
-        # An actor that cannot be made tells why in the text of its death; a ValueError is the user's to mend.
-        complaint = re.search(r"^ValueError: (.+)$", str(error), re.MULTILINE)
+    except ray.exceptions.RayError as error:
+        # An actor that cannot be made, or is not wanted any more, tells why in the text of its death.
+        is_stillborn = isinstance(error, ray.exceptions.RayActorError)
+        pattern = r"^(?:ValueError|OSError): (.+)$" if is_stillborn else r"^ValueError: (another session .+)$"
+        complaint = re.search(pattern, str(error), re.MULTILINE)
         if complaint is None:
             raise
         raise UserError(complaint[1]) from None
@@ -290,8 +310,9 @@ def _with_repeated_ids(corpus: Corpus) -> Corpus:
 
 def _dry_run(config: RefineConfig, corpus: Corpus, output: Storage, make_scorer: Callable[[], Scorer]) -> int:
     """Refine a sample into a folder that is thrown away, and project it onto the corpus."""
-    rows = inputs.count_rows(corpus)
-    sample = _sample(corpus, rows.num_rows, config.dry_run)
+    counts = inputs.count_rows_by_file(corpus)
+    rows = counts.total
+    sample = _sample(corpus, counts, config.dry_run)
     scratch = output.parent / f".{output.name}.dry-run-{os.getpid()}"
     try:
         scratch.make_folder()
@@ -309,17 +330,17 @@ def _dry_run(config: RefineConfig, corpus: Corpus, output: Storage, make_scorer:
     return 0
 
 
-def _sample(corpus: Corpus, num_rows: int, size: int) -> Corpus:
+def _sample(corpus: Corpus, counts: inputs.FileCounts, size: int) -> Corpus:
     """The corpus with only `size` rows of it, chosen evenly at random with a fixed seed."""
-    positions = sorted(random.Random(0).sample(range(num_rows), min(size, num_rows)))
-    chosen: set[tuple[int, int]] = set()
-    start = 0
-    for index in range(len(corpus.files)):
-        only = dataclasses.replace(corpus, files=(corpus.files[index],), limit=None)
-        count = inputs.count_rows(only).num_rows
-        chosen.update((index, position - start) for position in positions if start <= position < start + count)
-        start += count
-    return dataclasses.replace(corpus, chosen=frozenset(chosen), limit=None)
+    num_rows = counts.total.num_rows
+    positions = random.Random(0).sample(range(num_rows), min(size, num_rows))
+    chosen: dict[int, set[int]] = {}
+    starts = list(itertools.accumulate(counts.num_rows, initial=0))
+    for position in positions:
+        file = bisect.bisect_right(starts, position) - 1
+        chosen.setdefault(file, set()).add(position - starts[file])
+    frozen = {file: frozenset(rows) for file, rows in chosen.items()}
+    return dataclasses.replace(corpus, chosen=frozen, limit=None)
 
 
 def _projection(config: RefineConfig, rows: inputs.RowCount, totals: Totals, seconds: float) -> str:

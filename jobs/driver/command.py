@@ -90,8 +90,8 @@ def _take_config_flag(args: list[str]) -> tuple[list[str], str | None]:
 def _load_yaml(path: str, config_class: type[JobConfig]) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--config {path} cannot be read: {error.strerror}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise UserError(f"--config {path} is not YAML: {error}") from None
     if not isinstance(values, dict):

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -82,23 +83,52 @@ def fingerprint(corpus: Corpus) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class FileCounts:
+    """Rows of each file, up to the corpus' limit."""
+
+    num_rows: tuple[int, ...]
+    is_exact: bool
+
+    @property
+    def total(self) -> RowCount:
+        """Rows of all files."""
+        return RowCount(sum(self.num_rows), self.is_exact)
+
+
 def count_rows(corpus: Corpus) -> RowCount:
     """The number of rows: exact from Parquet footers and small JSON lines, else estimated from a first piece."""
-    num_rows, is_exact = 0, True
-    text_bytes = sum(file.num_bytes for file in corpus.files if not file.is_parquet)
+    return count_rows_by_file(corpus).total
+
+
+def count_rows_by_file(corpus: Corpus) -> FileCounts:
+    """The rows of each file. Raises UserError for a file that is not what its name says."""
+    estimate = sum(file.num_bytes for file in corpus.files if not file.is_parquet) > COUNT_BYTES
+    counts: list[int] = []
+    left = corpus.limit
     for file in corpus.files:
-        if file.is_parquet:
-            with file.storage.filesystem.open_input_file(file.storage.path) as source:
-                num_rows += pq.ParquetFile(source).metadata.num_rows
-        elif text_bytes <= COUNT_BYTES:
-            num_rows += sum(_line_counts(file))
-        else:
-            lines = next(_line_counts(file), 0)
-            num_rows += int(lines * max(1.0, file.num_bytes / READ_BYTES))
-            is_exact = False
-        if corpus.limit is not None and num_rows >= corpus.limit:
-            return RowCount(corpus.limit, is_exact=True)
-    return RowCount(num_rows, is_exact)
+        with _damage_told(file):
+            if file.is_parquet:
+                with file.storage.filesystem.open_input_file(file.storage.path) as source:
+                    count = pq.ParquetFile(source).metadata.num_rows
+            elif estimate:
+                count = int(next(_line_counts(file), 0) * max(1.0, file.num_bytes / READ_BYTES))
+            else:
+                count = sum(_line_counts(file))
+        counts.append(count if left is None else min(count, left))
+        if left is not None:
+            left -= counts[-1]
+            if left == 0:
+                return FileCounts(tuple(counts), is_exact=True)
+    return FileCounts(tuple(counts), is_exact=not estimate)
+
+
+@contextmanager
+def _damage_told(file: CorpusFile) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"--input: {file.name} cannot be read: {error}") from None
 
 
 def _line_counts(file: CorpusFile) -> Iterator[int]:
@@ -133,13 +163,11 @@ def _check_columns(corpus: Corpus) -> None:
 
 def _columns_of(corpus: Corpus) -> set[str]:
     file = corpus.files[0]
-    if file.is_parquet:
-        try:
+    with _damage_told(file):
+        if file.is_parquet:
             with file.storage.filesystem.open_input_file(file.storage.path) as source:
                 return set(pq.ParquetFile(source).schema_arrow.names)
-        except pa.ArrowInvalid as error:
-            raise UserError(f"--input: {file.name} is not Parquet: {error}") from None
-    records = itertools.islice(corpus.records(0), PEEK_ROWS)
+        records = list(itertools.islice(corpus.records(0), PEEK_ROWS))
     return {name for record in records if isinstance(record, Mapping) for name in record}
 
 

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from actors.records import STATUSES, Commit, RecordStore
 from actors.storage import Storage
 from algorithms.formats import REASONS
+from jobs.driver.command import UserError
 from jobs.driver.manifest import Manifest
 from jobs.driver.progress import clock
 
@@ -61,8 +62,11 @@ def write_report(output: Storage, store: RecordStore, manifest: Manifest) -> dic
         reasons=REASONS,
         clock=clock,
     )
-    (output / "report.json").write_bytes(json.dumps(facts, indent=2).encode())
-    (output / "report.html").write_bytes(page.encode("utf-8", "backslashreplace"))
+    try:
+        (output / "report.json").write_bytes(json.dumps(facts, indent=2).encode())
+        (output / "report.html").write_bytes(page.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise UserError(f"cannot write the report into {output.path}: {error.strerror or error}") from None
     return facts
 
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actors.corpus import Corpus, CorpusFile, CorpusSource, file_id_hashes, id_hash, read_tables, repeated_ids
+from actors.corpus import Corpus, CorpusFile, CorpusSource, file_id_hashes, read_tables, repeated_ids
 from actors.storage import open_storage
 
 
@@ -15,7 +15,7 @@ def corpus_of(*paths, **settings):
 
 
 def rows_of(corpus, rows_per_block=10):
-    tables = list(read_tables(corpus, range(len(corpus.files)), rows_per_block))
+    tables = list(read_tables(corpus, rows_per_block))
     assert all(0 < table.num_rows <= rows_per_block for table in tables)
     return [row for table in tables for row in table.to_pylist()]
 
@@ -27,7 +27,7 @@ def test_good_rows_carry_their_chain_and_all_other_columns(tmp_path):
     path = tmp_path / "c.jsonl"
     path.write_text("\n".join(json.dumps(GOOD) for _ in range(1002)))
     rows = rows_of(corpus_of(path))
-    assert rows[1001] == {"id": "c.jsonl:1001", "shard": "00000-0000001", "reason": None, "question": "q",
+    assert rows[1001] == {"id": "c.jsonl:1001", "shard": "0000000-0000001", "reason": None, "question": "q",
                           "steps": ["a", "7"], "answer": "7", "joiner": "\n", "source": '{"level": 2}'}  # fmt: skip
 
 
@@ -82,17 +82,17 @@ def test_the_first_row_with_an_id_keeps_it(tmp_path):
     path.write_text("\n".join(json.dumps(GOOD | {"key": each}) for each in ids))
     corpus = corpus_of(path, id_column="key")
     repeated = repeated_ids([(path.name, *file_id_hashes(corpus.files[0], "key", None))])
-    assert repeated == {id_hash("x"): "c.jsonl:0", id_hash("y"): "c.jsonl:1"}
+    assert repeated == {0: {2: "c.jsonl:0", 5: "c.jsonl:1", 7: "c.jsonl:0"}}
     rows = rows_of(corpus_of(path, id_column="key", repeated=repeated))
     assert [(row["id"], row["reason"]) for row in rows] == [
         ("x", None),
         ("y", None),
-        ("c.jsonl:2", "duplicate_id: 'x' is the id of c.jsonl:0 too"),
-        ("c.jsonl:3", "null_field: column 'key'"),
+        ("c.jsonl:2:no-id", "duplicate_id: 'x' is the id of c.jsonl:0 too"),
+        ("c.jsonl:3:no-id", "null_field: column 'key'"),
         ("7", None),
-        ("c.jsonl:5", "duplicate_id: 'y' is the id of c.jsonl:1 too"),
-        ("c.jsonl:6", "wrong_type: column 'key' must be text or a whole number"),
-        ("c.jsonl:7", "duplicate_id: 'x' is the id of c.jsonl:0 too"),
+        ("c.jsonl:5:no-id", "duplicate_id: 'y' is the id of c.jsonl:1 too"),
+        ("c.jsonl:6:no-id", "wrong_type: column 'key' must be text or a whole number"),
+        ("c.jsonl:7:no-id", "duplicate_id: 'x' is the id of c.jsonl:0 too"),
     ]
 
 
@@ -100,6 +100,9 @@ def test_repeated_ids_over_files():
     def part(name, *hashes):
         return name, np.arange(len(hashes)), np.asarray(hashes, dtype=np.uint64)
 
-    assert repeated_ids([part("a", 5, 6), part("b", 6, 7, 8), part("c"), part("d", 8, 6)]) == {6: "a:1", 8: "b:2"}
+    assert repeated_ids([part("a", 5, 6), part("b", 6, 7, 8), part("c"), part("d", 8, 6)]) == {
+        1: {0: "a:1"},
+        3: {0: "b:2", 1: "a:1"},
+    }
     assert repeated_ids([]) == {}
     assert repeated_ids([part("a", 1)]) == {}

@@ -11,8 +11,8 @@ def record(row_id, status="refined", **values):
 
 def test_what_is_committed_is_read_back_in_order_with_its_totals(tmp_path):
     store = RecordStore(open_storage(str(tmp_path)))
-    store.commit("00001-0000000", [record("c", "quarantined", tokens_original=None, tokens_refined=None)], 0.5)
-    store.commit("00000-0000000", [record("a"), record("b", "unchanged")], 1.5)
+    store.commit("0000001-0000000", [record("c", "quarantined", tokens_original=None, tokens_refined=None)], 0.5)
+    store.commit("0000000-0000000", [record("a"), record("b", "unchanged")], 1.5)
     assert [row["id"] for batch in store.batches() for row in batch.to_pylist()] == ["a", "b", "c"]
     assert next(iter(store.batches())).schema.names == RECORD_SCHEMA.names
     totals = store.totals()
@@ -25,15 +25,15 @@ def test_what_is_committed_is_read_back_in_order_with_its_totals(tmp_path):
         "forward_seconds": 2.0,
     }
     assert {shard: read_ids(files) for shard, files in store.files_by_shard().items()} == {
-        "00000-0000000": {"a", "b"},
-        "00001-0000000": {"c"},
+        "0000000-0000000": {"a", "b"},
+        "0000001-0000000": {"c"},
     }
 
 
 def test_a_file_that_was_never_finished_does_not_count(tmp_path):
     store = RecordStore(open_storage(str(tmp_path)))
-    store.commit("00000-0000000", [record("a")], 0.0)
-    (tmp_path / ".00000-0000000-0123456789ab.parquet.ffff.tmp").write_bytes(b"PAR1 half")
+    store.commit("0000000-0000000", [record("a")], 0.0)
+    (tmp_path / ".0000000-0000000-0123456789ab.parquet.ffff.tmp").write_bytes(b"PAR1 half")
     assert store.totals().num_rows == 1
 
 

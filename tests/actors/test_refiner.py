@@ -9,7 +9,7 @@ import pytest
 
 from actors.corpus import ROW_SCHEMA
 from actors.records import RecordStore
-from actors.refiner import COMMIT_SECONDS_AT_MOST, Refiner
+from actors.refiner import COMMIT_SECONDS_AT_MOST, SESSION_FILE, Refiner
 from actors.storage import open_storage
 from algorithms.chains import Chain
 from algorithms.refinement import Policy, refine
@@ -19,12 +19,13 @@ POLICY = Policy(t1=1.0, unmerged="drop")
 
 
 def row(number, **values):
-    return {"id": f"r{number}", "shard": "00000-0000000", "reason": None, "question": f"q{number}",
+    return {"id": f"r{number}", "shard": "0000000-0000000", "reason": None, "question": f"q{number}",
             "steps": ["aa", "bb", "cc", str(number)], "answer": str(number), "joiner": "\n",
             "source": "{}"} | values  # fmt: skip
 
 
 def refiner(run, scorer=TableScorer, session="s"):
+    (run / SESSION_FILE).write_text(session)
     return Refiner(scorer, POLICY, open_storage(str(run)), session)
 
 
@@ -101,6 +102,44 @@ def test_rows_that_come_in_during_the_last_commit_are_not_forgotten(tmp_path):
 
     asyncio.run(first_then_late())
     assert set(records(tmp_path)) == {"r1", "r2"}
+
+
+def test_a_batch_that_is_delivered_twice_is_done_once(tmp_path):
+    rows = [row(number) for number in range(30)]
+    actor = refiner(tmp_path)
+    stats = call(actor, rows, rows, rows[10:])
+    assert [each["num_rows"].to_pylist() for each in stats] == [[30], [30], [20]]
+    assert call(actor, rows)[0]["num_done_before"].to_pylist() == [30]
+    assert len(records(tmp_path)) == 30
+
+
+def test_only_the_last_session_may_write_and_only_where_the_run_can_be_seen(tmp_path):
+    first = refiner(tmp_path, session="first")
+    second = refiner(tmp_path, session="second")
+    with pytest.raises(ValueError, match="another session has taken over"):
+        call(first, [row(1)])
+    call(second, [row(2)])
+    assert set(records(tmp_path)) == {"r2"}
+    with pytest.raises(ValueError, match="cannot be seen by an actor"):
+        Refiner(TableScorer, POLICY, open_storage(str(tmp_path / "elsewhere")), "s")
+
+
+def test_finished_rows_are_committed_during_a_long_pass(tmp_path, monkeypatch):
+    monkeypatch.setattr("actors.refiner.COMMIT_CHECK_SECONDS", 0.01)
+    seen = []
+
+    class Slow(TableScorer):
+        def score(self, tasks):
+            if len(tasks) == 1 and tasks[0].request.variants[0].text.startswith("q9"):
+                deadline = time.monotonic() + 20
+                while not records(tmp_path) and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                seen.append(len(records(tmp_path)))
+            return super().score(tasks)
+
+    rows = [row(1, reason="no_steps"), row(9)]
+    call(refiner(tmp_path, Slow), rows)
+    assert seen[0] == 1
 
 
 def test_an_empty_batch_and_one_of_broken_rows_only_return(tmp_path):

@@ -163,30 +163,43 @@ def test_a_scope_that_moves_scores_nodes_it_already_has(byte_model, byte_scorer)
 
 
 class Memory:
-    """A forward that runs out of memory above a number of tokens, as the CPU allocator says it."""
+    """A forward that runs out of memory above a number of tokens, in the last layer, as the CPU allocator says it."""
 
     def __init__(self, scorer, monkeypatch, tokens):
         self.forward, self.tokens, self.failures = scorer._forward, tokens, 0
         monkeypatch.setattr(scorer, "_forward", self)
 
     def __call__(self, tokens, depths, parts):
+        hidden = self.forward(tokens, depths, parts)
         if len(tokens) > self.tokens:
             self.failures += 1
-            self.forward(tokens[:1], depths[:1], [])  # half a pass must leave no trace
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
-        return self.forward(tokens, depths, parts)
+        return hidden
 
 
 def test_out_of_memory_halves_the_budget_and_loses_nothing(byte_model, byte_scorer, monkeypatch):
     scorer = ForestScorer(byte_model)
-    expected = score_all(byte_scorer)
-    monkeypatch.setattr(scorer_module, "forest_attention", None)
     memory = Memory(scorer, monkeypatch, tokens=100)
-    memory.forward = lambda tokens, depths, parts: type(scorer)._forward(scorer, tokens, depths, parts) if parts else 0
-    for ours, theirs in zip(score_all(scorer), expected, strict=True):
+    for ours, theirs in zip(score_all(scorer), score_all(byte_scorer), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
     assert memory.failures >= 1
     assert 50 <= scorer.token_budget <= 100
+
+
+def test_out_of_memory_between_two_rounds_of_another_row_loses_nothing(byte_model, byte_scorer, monkeypatch):
+    policy, results = Policy(t1=100, t2=100), []
+    for scorer in (byte_scorer, ForestScorer(byte_model, state_tokens=2000)):
+        generator = refine(CHAINS["equal steps"], policy)
+        first = scorer.prepare(next(generator))
+        [scored] = scorer.score([first])
+        second = scorer.prepare(generator.send(scored.perplexities), first)
+        assert 0 < second.num_new_tokens < len(second.forest)
+        if scorer is not byte_scorer:
+            memory = Memory(scorer, monkeypatch, tokens=64)
+            score_all(scorer, ("empty steps",))  # frees the states that `second` counts on
+            assert memory.failures >= 1
+        results.append(scorer.score([second])[0].perplexities)
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
 
 
 def test_a_row_that_does_not_fit_alone_is_told_so_and_others_are_scored(byte_model, byte_scorer, monkeypatch):

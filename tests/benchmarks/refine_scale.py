@@ -71,7 +71,7 @@ def main():
         small = measure(corpus(SMALL), folder / "small", num_actors=2)
         large = measure(corpus(options.rows), folder / "large", num_actors=2)
         sleeping = {
-            actors: measure(corpus(rows), folder / f"sleeping{actors}", actors, 0.2, 4096)
+            actors: measure(corpus(rows), folder / f"sleeping{actors}", actors, 0.2, 1 << 15)
             for actors, rows in SLEEPING_ROWS.items()
         }
     path = write_result(

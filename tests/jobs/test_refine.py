@@ -132,7 +132,7 @@ def test_a_broken_corpus_loses_nothing_and_every_reason_is_right(tmp_path, capsy
     assert len(found) == 500
     without_id = ("utf-8", "truncated", "duplicate")
     for number, kind in broken.items():
-        record = found[f"c.jsonl:{number}" if kind in without_id else f"k{number}"]
+        record = found[f"c.jsonl:{number}:no-id" if kind in without_id else f"k{number}"]
         assert (record["status"], record["reason"].split(":")[0]) == ("quarantined", REASONS[kind]), kind
     assert report(tmp_path / "run")["rows"]["quarantined"] == 10
     assert report(tmp_path / "run")["quarantined_by_reason"] == dict(Counter(REASONS.values()))
@@ -341,6 +341,10 @@ def test_inputs_and_outputs_that_cannot_be_are_refused(tmp_path, byte_model):
     refuse("no column 'key' in c.jsonl.*--id-column", id_column="key")
     refuse("reads no solution; it reads question, steps, answer", columns={"solution": "x"})
     refuse("no column 'problem'", format="math")
+    (tmp_path / "c.jsonl.gz").write_bytes(b"no gzip")
+    refuse("c.jsonl.gz cannot be read", input=str(tmp_path / "c.jsonl.gz"))
+    (tmp_path / "c.parquet").write_bytes(b"PAR1")
+    refuse("c.parquet cannot be read", input=str(tmp_path / "c.parquet"))
     refuse("--split newline does nothing", split="newline")
     refuse("not a regular expression", format="text", columns={"solution": "answer"}, split="regex:(")
     refuse("does not exist", model=str(tmp_path / "nowhere"))

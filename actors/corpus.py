@@ -105,7 +105,8 @@ class Corpus:
     def _row(self, file_index: int, number: int, record: Any, line: bytes | None) -> dict[str, Any]:
         position = f"{self.files[file_index].name}:{number}"
         row: dict[str, Any] = {
-            "id": position,
+            # The mark makes it unlike any id that a corpus brings along.
+            "id": position if self.id_column is None else f"{position}:no-id",
             "shard": f"{self.first_file + file_index:07d}-{number // ROWS_PER_SHARD:07d}",
         }
         corpus_format = FORMATS[self.format_name]
@@ -114,7 +115,6 @@ class Corpus:
             if isinstance(record, RowError):
                 raise record
             if self.id_column is not None:
-                row["id"] = f"{position}:no-id"  # unlike any id that a corpus brings along
                 given = given_id(record, self.id_column)
                 first = self.repeated.get(self.first_file + file_index, {}).get(number)
                 if first is not None:

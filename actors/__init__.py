@@ -3,10 +3,16 @@
     storage   one interface to local paths and every URI that pyarrow or fsspec reads
     corpus    the input: files -> rows with a stable id, as a Ray Data source
     records   the output: terminal records, committed as whole Parquet files
+    record_kinds  the columns of each job's records, and which numbers add up
+    ledger    what an actor owes for the rows it was given: journal, commits, one record each
     journal   which rows were in flight when a process died
     models    a model name -> a folder; converts the embedded model
     scorer_protocol  what the refiner asks of a scorer
     scorer    a model and a prefix forest -> perplexities, exact, under a token budget (no Ray inside)
+    engine_protocol      what the sampler asks of an engine
+    transformers_engine  draws samples with a model in this process (no Ray inside)
+    grader    grades samples, in processes that can be killed
+    grading_process      what runs in those processes
     refiner   drives many refinements at once and keeps one scorer busy
 
 An actor is a plain callable class: the model in `__init__`, a batch in `__call__`, so a test can call it.

@@ -1,6 +1,6 @@
 """The input of a job: JSONL and Parquet files -> blocks of rows with stable ids, as a Ray Data source.
 
-A row of a block is a parsed Chain, or the reason why the record is none; either way it carries what is
+A row of a block is a parsed Chain or Problem, or the reason why the record is none; either way it carries what is
 needed to write its terminal record. Broken bytes, lines and values are rows, not errors.
 """
 
@@ -8,7 +8,8 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -18,24 +19,37 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from actors.storage import Storage
-from algorithms.formats import FORMATS, RowError, parse_record, source_json
+from algorithms.chains import Chain
+from algorithms.formats import FORMATS, parse_record, source_json
+from algorithms.problems import Problem
+from algorithms.row_errors import RowError
 
 SUFFIXES: Final = (".parquet", ".jsonl", ".ndjson", ".json", ".jsonl.gz", ".jsonl.zst", ".jsonl.bz2")
 READ_BYTES: Final = 1 << 22
 ROWS_PER_SHARD: Final = 1000  # the grid on which committed rows are looked up
 
-ROW_SCHEMA: Final = pa.schema(
+ROW_FIELDS: Final = (
+    ("id", pa.string()),
+    ("shard", pa.string()),
+    ("reason", pa.string()),  # null, or why the record is no item of its format
+    ("source", pa.string()),
+    ("question", pa.string()),
+    ("answer", pa.string()),
+)
+CHAIN_SCHEMA: Final = pa.schema([*ROW_FIELDS, ("steps", pa.list_(pa.string())), ("joiner", pa.string())])
+GIVEN_SAMPLE_TYPE: Final = pa.struct(
     [
-        ("id", pa.string()),
-        ("shard", pa.string()),
-        ("reason", pa.string()),  # null, or why the record is no chain
-        ("question", pa.string()),
-        ("steps", pa.list_(pa.string())),
-        ("answer", pa.string()),
-        ("joiner", pa.string()),
-        ("source", pa.string()),
+        ("text", pa.string()),
+        ("fault", pa.string()),
+        ("origin", pa.string()),
+        ("given_correct", pa.bool_()),
+        ("num_tokens", pa.int64()),
+        ("finish_reason", pa.string()),
+        ("mean_logprob", pa.float64()),
     ]
 )
+PROBLEM_SCHEMA: Final = pa.schema([*ROW_FIELDS, ("samples", pa.list_(GIVEN_SAMPLE_TYPE)), ("last_number", pa.bool_())])
+ROW_SCHEMAS: Final = MappingProxyType({Chain: CHAIN_SCHEMA, Problem: PROBLEM_SCHEMA})
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,11 @@ class Corpus:
     chosen: Mapping[int, frozenset[int]] | None = None  # file -> rows
     first_file: int = 0  # number of files[0] in the whole input
 
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the tables of rows: the row's own fields, and those of the format's items."""
+        return ROW_SCHEMAS[FORMATS[self.format_name].item]
+
     def part(self, first: int, count: int) -> "Corpus":
         """Some of the files, with only what reading them needs: this is what travels to a task."""
         numbers = range(first, first + count)
@@ -82,7 +101,7 @@ class Corpus:
         )
 
     def tables(self, file_index: int, rows_per_block: int) -> Iterator[pa.Table]:
-        """The rows of one file as tables of ROW_SCHEMA, at most `rows_per_block` rows each."""
+        """The rows of one file as tables of `schema`, at most `rows_per_block` rows each."""
         block: list[dict[str, Any]] = []
         chosen = None if self.chosen is None else self.chosen.get(self.first_file + file_index, frozenset())
         last = math.inf if chosen is None else max(chosen, default=-1)
@@ -93,10 +112,10 @@ class Corpus:
                 continue
             block.append(self._row(file_index, number, record, line))
             if len(block) >= rows_per_block:
-                yield pa.Table.from_pylist(block, schema=ROW_SCHEMA)
+                yield pa.Table.from_pylist(block, schema=self.schema)
                 block = []
         if block:
-            yield pa.Table.from_pylist(block, schema=ROW_SCHEMA)
+            yield pa.Table.from_pylist(block, schema=self.schema)
 
     def records(self, file_index: int) -> Iterator[Any]:
         """The raw records of one file: a dict, a RowError for what is none, or any other JSON value."""
@@ -120,19 +139,18 @@ class Corpus:
                 if first is not None:
                     raise RowError("duplicate_id", f"{given!r} is the id of {first} too")
                 row["id"] = given
-            chain = parse_record(record, self.format_name, self.columns, self.split)
-            source = source_json(record, {*used.values(), *([self.id_column] if self.id_column else [])})
+            item = parse_record(record, self.format_name, self.columns, self.split)
+            taken = {*used.values(), *([self.id_column] if self.id_column else [])}
+            if isinstance(item, Problem):
+                taken |= {sample.origin for sample in item.samples if sample.origin is not None}
+            source = source_json(record, taken)
+            if corpus_format.source_column is not None and isinstance(record.get(corpus_format.source_column), str):
+                source = record[corpus_format.source_column]  # a record of our own: it has carried its row's rest
         except RowError as error:
             return row | {"reason": _encodable(str(error)), "source": _whole_source(record, line)}
         except RecursionError:
             return row | {"reason": "invalid_json: nested too deeply", "source": _whole_source(record, line)}
-        return row | {
-            "question": chain.question,
-            "steps": list(chain.steps),
-            "answer": chain.answer,
-            "joiner": chain.joiner,
-            "source": source,
-        }
+        return row | asdict(item) | {"source": source}
 
 
 def given_id(record: Any, id_column: str) -> str:
@@ -192,7 +210,7 @@ def _read_task(corpus: Corpus, rows_per_block: int) -> ReadTask:
         input_files=tuple(file.storage.path for file in corpus.files),
         exec_stats=None,
     )
-    return ReadTask(lambda: read_tables(corpus, rows_per_block), metadata, ROW_SCHEMA)
+    return ReadTask(lambda: read_tables(corpus, rows_per_block), metadata, corpus.schema)
 
 
 def read_tables(corpus: Corpus, rows_per_block: int) -> Iterator[pa.Table]:

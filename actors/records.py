@@ -1,9 +1,9 @@
-"""The output of refinement: one terminal record for each input row, committed as whole Parquet files.
+"""The output of a run: terminal records for each input row, committed as whole Parquet files.
 
 A record is committed once the file that holds it has its final name. Files are named after the shard of the
 input that their rows come from, so whoever redoes rows (a resumed run, a restarted actor) first looks there
-and leaves out what is done: each id appears exactly once. Each file's footer sums up its rows, which makes
-the files the only source of progress and totals.
+and leaves out what is done: each row is recorded exactly once. Each file's footer sums up its records, which
+makes the files the only source of progress and totals.
 
 Ray Data's own checkpointing commits a block when all its rows are done, however long that takes, and
 retries demand that a block always holds the same rows. Here finished rows are committed by the clock.
@@ -15,7 +15,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pyarrow as pa
@@ -23,78 +23,65 @@ import pyarrow.parquet as pq
 
 from actors.storage import Storage
 
-EDIT_TYPE: Final = pa.struct(
-    [
-        ("action", pa.string()),
-        ("index", pa.int32()),
-        ("before", pa.string()),
-        ("after", pa.string()),
-        ("ppl_before", pa.float64()),
-        ("ppl_after", pa.float64()),
-        ("ratio", pa.float64()),
-    ]
-)
-RECORD_SCHEMA: Final = pa.schema(
-    [
-        ("id", pa.string()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-        ("question", pa.string()),
-        ("answer", pa.string()),
-        ("steps", pa.list_(pa.string())),
-        ("refined_steps", pa.list_(pa.string())),
-        ("joiner", pa.string()),
-        ("edits", pa.list_(EDIT_TYPE)),
-        ("ppl_original", pa.float64()),
-        ("ppl_refined", pa.float64()),
-        ("tokens_original", pa.int64()),
-        ("tokens_refined", pa.int64()),
-        ("tokens_scored", pa.int64()),
-        ("tokens_naive", pa.int64()),
-        ("source", pa.string()),
-    ]
-)
-STATUSES: Final = ("refined", "unchanged", "quarantined")
 SUMMARY_KEY: Final = b"sluice"
+
+
+@dataclass(frozen=True)
+class RecordKind:
+    """What the records of a job look like.
+
+    `summed` are the number columns that totals add up, `row_column` holds the id of the input row. All
+    records of one row are committed together.
+    """
+
+    schema: pa.Schema
+    statuses: tuple[str, ...]
+    summed: tuple[str, ...]
+    row_column: str = "id"
 
 
 @dataclass
 class Totals:
-    """Sums over records. `forward_seconds` is the time models computed, over all actors."""
+    """Sums over records. `sums` has the kind's summed columns, and what the work cost, such as seconds."""
 
-    rows: Counter[str] = field(default_factory=Counter)  # by status
-    tokens_original: int = 0
-    tokens_refined: int = 0
-    tokens_scored: int = 0
-    tokens_naive: int = 0
-    forward_seconds: float = 0.0
+    num_rows: int = 0  # input rows
+    statuses: Counter[str] = field(default_factory=Counter)  # records by status
+    sums: Counter[str] = field(default_factory=Counter)
 
     @property
-    def num_rows(self) -> int:
-        """Rows of any status."""
-        return sum(self.rows.values())
+    def num_records(self) -> int:
+        """Records of any status."""
+        return sum(self.statuses.values())
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return vars(self) | {"rows": dict(self.rows)}
+        return {"num_rows": self.num_rows, "statuses": dict(self.statuses), "sums": dict(self.sums)}
 
-    def add_record(self, record: dict[str, Any]) -> None:
-        """Count one terminal record."""
-        self.rows[record["status"]] += 1
-        for name in ("tokens_original", "tokens_refined", "tokens_scored", "tokens_naive"):
-            setattr(self, name, getattr(self, name) + (record.get(name) or 0))
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Totals":
+        """The opposite of `as_dict`."""
+        return cls(values["num_rows"], Counter(values["statuses"]), Counter(values["sums"]))
+
+    @classmethod
+    def of(cls, kind: RecordKind, num_rows: int, records: Iterable[dict[str, Any]]) -> "Totals":
+        """The totals of some records, which stand for `num_rows` input rows."""
+        totals = cls(num_rows)
+        for record in records:
+            totals.statuses[record["status"]] += 1
+            for name in kind.summed:
+                totals.sums[name] += record.get(name) or 0
+        return totals
 
     def add(self, other: "Totals") -> None:
         """Count all that `other` counts."""
-        self.rows.update(other.rows)
-        for part in fields(self):
-            if part.name != "rows":
-                setattr(self, part.name, getattr(self, part.name) + getattr(other, part.name))
+        self.num_rows += other.num_rows
+        self.statuses.update(other.statuses)
+        self.sums.update(other.sums)
 
 
 @dataclass(frozen=True)
 class Commit:
-    """One committed file: when it was written, and the totals of its rows."""
+    """One committed file: when it was written, and the totals of its records."""
 
     committed_at: float
     totals: Totals
@@ -107,15 +94,12 @@ class RecordStore:
         self._folder = folder
         self._commits: dict[str, Commit] = {}
 
-    def commit(self, shard: str, records: list[dict[str, Any]], forward_seconds: float) -> Storage:
-        """Write terminal records, all of one shard, as a file that is there whole or not at all; the file."""
-        totals = Totals(forward_seconds=forward_seconds)
-        for record in records:
-            totals.add_record(record)
+    def commit(self, shard: str, records: list[dict[str, Any]], schema: pa.Schema, totals: Totals) -> Storage:
+        """Write records, all of one shard, as a file that is there whole or not at all; the file."""
         summary = {**totals.as_dict(), "committed_at": time.time()}
-        schema = RECORD_SCHEMA.with_metadata({SUMMARY_KEY: json.dumps(summary).encode()})
+        sealed = schema.with_metadata({SUMMARY_KEY: json.dumps(summary).encode()})
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(records, schema=schema), sink, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(records, schema=sealed), sink, compression="zstd")
         file = self._folder / f"{shard}-{uuid.uuid4().hex[:12]}.parquet"
         file.write_bytes(sink.getvalue())
         return file
@@ -147,9 +131,7 @@ class RecordStore:
             if file.name not in self._commits:
                 metadata = pq.read_schema(file.path, filesystem=file.filesystem).metadata
                 summary = json.loads(metadata[SUMMARY_KEY])
-                committed_at = summary.pop("committed_at")
-                summary["rows"] = Counter(summary["rows"])
-                self._commits[file.name] = Commit(committed_at, Totals(**summary))
+                self._commits[file.name] = Commit(summary["committed_at"], Totals.from_dict(summary))
         return sorted(self._commits.values(), key=lambda commit: commit.committed_at)
 
     def totals(self) -> Totals:
@@ -168,9 +150,9 @@ class RecordStore:
                 )
 
 
-def read_ids(files: Iterable[Storage]) -> set[str]:
-    """The ids of all records in some files."""
+def read_ids(files: Iterable[Storage], column: str) -> set[str]:
+    """The ids of the input rows that some files record."""
     ids: set[str] = set()
     for file in files:
-        ids.update(pq.read_table(file.path, columns=["id"], filesystem=file.filesystem)["id"].to_pylist())
+        ids.update(pq.read_table(file.path, columns=[column], filesystem=file.filesystem)[column].to_pylist())
     return ids

@@ -24,10 +24,10 @@ from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 
 from actors.models import check_tokenizer, resolve_model
 from actors.scorer_protocol import Scored
-from algorithms.formats import RowError
 from algorithms.perplexity import perplexity, scored_tokens
 from algorithms.prefix_forest import IntArray, PrefixForest, build_forest, match_nodes
 from algorithms.refinement import ScoreRequest
+from algorithms.row_errors import RowError
 
 logger = logging.getLogger(__name__)
 

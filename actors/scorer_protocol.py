@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from algorithms.formats import RowError
 from algorithms.refinement import ScoreRequest
+from algorithms.row_errors import RowError
 
 
 @dataclass(frozen=True, slots=True)

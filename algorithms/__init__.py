@@ -4,7 +4,15 @@ One file is one idea. Nothing here knows Ray, vLLM, the network, files or global
 is tested with a table of numbers.
 
     chains         a question, its steps, its answer; splitting, and which step states the answer
-    formats        one input record of a corpus -> a Chain, or the reason why it is none
+    problems       a question, its gold answer, samples
+    formats        one input record of a corpus -> a Chain or a Problem, or the reason why it is none
+    chain_formats  corpora of worked solutions
+    problem_formats  corpora of questions, with and without samples
+    row_errors     why a row cannot be worked on
+    answers/       final answers: extraction, equivalence, classes
+    grading        the answer a solution states, whether it is right, and why if it cannot be told
+    splits         train, validation, held out: by problem
+    sampling       what a sample is, and where its randomness comes from
     prefix_forest  token sequences that share prefixes, flattened for one forward pass
     perplexity     which tokens count, and the exponential of their mean loss
     refinement     SPIRIT-FT as a generator: yields what it must know, returns a Refinement

@@ -19,8 +19,9 @@ from pydantic import Field
 
 from actors.records import RecordStore
 from actors.storage import Storage, open_storage
+from algorithms.chain_formats import chat_turns, with_reasoning
 from algorithms.chains import Chain, answer_step
-from algorithms.formats import FORMATS, chat_turns, with_reasoning
+from algorithms.formats import FORMATS
 from jobs.driver import command, manifest
 from jobs.driver.command import JobConfig, UserError
 

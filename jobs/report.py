@@ -35,7 +35,7 @@ def run(config: ReportConfig) -> int:
     if record is None:
         raise UserError(f"no run in {config.run}: there is no {Path(config.run) / manifest.NAME}")
     facts = report.write_report(output, RecordStore(output / "rows"), record)
-    print(report.summary(facts, config.run))
+    print(report.summary(facts, config.run, record))
     return 0
 
 

@@ -5,5 +5,10 @@ cluster   join the cluster of RAY_ADDRESS or start a local Ray
 inputs    --input, --format, columns -> a Corpus
 manifest  what a run is, and whether a resume is the same run
 progress  the live line
-report    report.html and report.json from the committed records
+pipeline  a corpus through a pool of actors: open the run, stream, report, verdict
+report    report.html and report.json of any run, from its committed records
+report_parts       what the reports of all jobs are made of
+refinement_report  what was removed, what it cost
+grading_report     right and wrong, and where the string rule differs
+plots     small SVG plots in one style
 """

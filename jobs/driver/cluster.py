@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +57,9 @@ def connect(num_cpus_if_local: int) -> Iterator[Cluster]:
     else:
         ray.init(address="local", num_cpus=num_cpus_if_local, include_dashboard=False, **arguments)
     _configure_data()
+    if threading.current_thread() is threading.main_thread():
+        # Ray has put its own handler, which prints a stack trace, where ours was.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield Cluster(is_local=not address, resources=ray.cluster_resources())
     finally:

@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 from rich.console import Console
@@ -19,8 +20,9 @@ LOG_EVERY_SECONDS: Final = 60.0
 class Progress:
     """A context that reports on `store` from a thread of its own until it is left."""
 
-    def __init__(self, store: RecordStore, rows: RowCount) -> None:
+    def __init__(self, store: RecordStore, rows: RowCount, describe: Callable[[Totals], list[str]]) -> None:
         self._store = store
+        self._describe = describe
         self._rows = rows
         self._before = store.totals().num_rows  # done by earlier sessions: no part of this one's speed
         self._started = time.monotonic()
@@ -61,10 +63,8 @@ class Progress:
             parts += [f"{rate:,.1f} rows/s" if rate < 100 else f"{rate:,.0f} rows/s", f"ETA {clock(left)}"]
         else:
             parts.append(f"starting, {clock(seconds)}")
-        saved = totals.tokens_original - totals.tokens_refined
-        if totals.tokens_original:
-            parts.append(f"{saved:,} tokens saved ({saved / totals.tokens_original:.1%})")
-        parts.append(f"{totals.rows['quarantined']:,} quarantined")
+        parts += self._describe(totals)
+        parts.append(f"{totals.statuses['quarantined']:,} quarantined")
         return "  ".join(parts)
 
 

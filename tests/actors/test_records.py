@@ -1,6 +1,7 @@
 import pytest
 
-from actors.records import RECORD_SCHEMA, RecordStore, read_ids
+from actors.record_kinds import REFINEMENT
+from actors.records import RecordStore, Totals, read_ids
 from actors.storage import list_files, open_storage
 
 
@@ -9,22 +10,31 @@ def record(row_id, status="refined", **values):
             "tokens_naive": 90, "source": "{}"} | values  # fmt: skip
 
 
+def commit(store, shard, records, seconds=0.0):
+    totals = Totals.of(REFINEMENT, len(records), records)
+    totals.sums["forward_seconds"] += seconds
+    return store.commit(shard, records, REFINEMENT.schema, totals)
+
+
 def test_what_is_committed_is_read_back_in_order_with_its_totals(tmp_path):
     store = RecordStore(open_storage(str(tmp_path)))
-    store.commit("0000001-0000000", [record("c", "quarantined", tokens_original=None, tokens_refined=None)], 0.5)
-    store.commit("0000000-0000000", [record("a"), record("b", "unchanged")], 1.5)
+    commit(store, "0000001-0000000", [record("c", "quarantined", tokens_original=None, tokens_refined=None)], 0.5)
+    commit(store, "0000000-0000000", [record("a"), record("b", "unchanged")], 1.5)
     assert [row["id"] for batch in store.batches() for row in batch.to_pylist()] == ["a", "b", "c"]
-    assert next(iter(store.batches())).schema.names == RECORD_SCHEMA.names
+    assert next(iter(store.batches())).schema.names == REFINEMENT.schema.names
     totals = store.totals()
     assert totals.as_dict() == {
-        "rows": {"quarantined": 1, "refined": 1, "unchanged": 1},
-        "tokens_original": 20,
-        "tokens_refined": 14,
-        "tokens_scored": 90,
-        "tokens_naive": 270,
-        "forward_seconds": 2.0,
+        "num_rows": 3,
+        "statuses": {"quarantined": 1, "refined": 1, "unchanged": 1},
+        "sums": {
+            "tokens_original": 20,
+            "tokens_refined": 14,
+            "tokens_scored": 90,
+            "tokens_naive": 270,
+            "forward_seconds": 2.0,
+        },
     }
-    assert {shard: read_ids(files) for shard, files in store.files_by_shard().items()} == {
+    assert {shard: read_ids(files, "id") for shard, files in store.files_by_shard().items()} == {
         "0000000-0000000": {"a", "b"},
         "0000001-0000000": {"c"},
     }
@@ -32,7 +42,7 @@ def test_what_is_committed_is_read_back_in_order_with_its_totals(tmp_path):
 
 def test_a_file_that_was_never_finished_does_not_count(tmp_path):
     store = RecordStore(open_storage(str(tmp_path)))
-    store.commit("0000000-0000000", [record("a")], 0.0)
+    commit(store, "0000000-0000000", [record("a")])
     (tmp_path / ".0000000-0000000-0123456789ab.parquet.ffff.tmp").write_bytes(b"PAR1 half")
     assert store.totals().num_rows == 1
 

@@ -7,9 +7,10 @@ import time
 import pyarrow as pa
 import pytest
 
-from actors.corpus import ROW_SCHEMA
+from actors.corpus import CHAIN_SCHEMA
+from actors.ledger import COMMIT_SECONDS_AT_MOST, SESSION_FILE
 from actors.records import RecordStore
-from actors.refiner import COMMIT_SECONDS_AT_MOST, SESSION_FILE, Refiner
+from actors.refiner import Refiner
 from actors.storage import open_storage
 from algorithms.chains import Chain
 from algorithms.refinement import Policy, refine
@@ -30,7 +31,7 @@ def refiner(run, scorer=TableScorer, session="s"):
 
 
 def table_of(rows):
-    return pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
+    return pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA)
 
 
 def call(actor, *batches):
@@ -82,7 +83,7 @@ def test_broken_rows_are_quarantined_and_rows_done_before_are_left_out(tmp_path)
 
 def test_rows_that_come_in_during_the_last_commit_are_not_forgotten(tmp_path):
     actor = refiner(tmp_path)
-    commit = actor._store.commit
+    commit = actor._ledger._store.commit
     late = []
 
     def slow_commit(*arguments):
@@ -90,9 +91,9 @@ def test_rows_that_come_in_during_the_last_commit_are_not_forgotten(tmp_path):
         if not late:
             late.append(asyncio.run_coroutine_threadsafe(actor(table_of([row(2)])), loop[0]))
             time.sleep(0.2)
-        commit(*arguments)
+        return commit(*arguments)
 
-    actor._store.commit = slow_commit
+    actor._ledger._store.commit = slow_commit
     loop = []
 
     async def first_then_late():
@@ -124,8 +125,7 @@ def test_only_the_last_session_may_write_and_only_where_the_run_can_be_seen(tmp_
         Refiner(TableScorer, POLICY, open_storage(str(tmp_path / "elsewhere")), "s")
 
 
-def test_finished_rows_are_committed_during_a_long_pass(tmp_path, monkeypatch):
-    monkeypatch.setattr("actors.refiner.COMMIT_CHECK_SECONDS", 0.01)
+def test_finished_rows_are_committed_during_a_long_pass(tmp_path):
     seen = []
 
     class Slow(TableScorer):
@@ -153,14 +153,13 @@ def test_metrics_count_what_is_committed(tmp_path, monkeypatch):
     monkeypatch.setattr("ray.util.metrics.Counter.inc", inc)
     call(refiner(tmp_path), [row(number) for number in range(20)], [row(99, reason="no_steps")])
     totals = RecordStore(open_storage(str(tmp_path / "rows"))).totals()
-    forward_seconds = counted.pop(("sluice_forward_seconds",))
-    assert forward_seconds == pytest.approx(totals.forward_seconds)
+    sums = {(f"sluice_{name}",): value for name, value in totals.sums.items() if value}
     assert counted == {
-        **{("sluice_rows", status): number for status, number in totals.rows.items()},
-        ("sluice_tokens_scored",): totals.tokens_scored,
-        ("sluice_tokens_saved",): totals.tokens_original - totals.tokens_refined,
+        **{("sluice_records", status): number for status, number in totals.statuses.items()},
+        **{name: pytest.approx(value) for name, value in sums.items()},
     }
-    assert totals.rows["quarantined"] == 1
+    assert {name for (name,) in sums} > {"sluice_forward_seconds", "sluice_tokens_scored"}
+    assert totals.statuses["quarantined"] == 1
 
 
 def test_an_empty_batch_and_one_of_broken_rows_only_return(tmp_path):
@@ -171,8 +170,8 @@ def test_an_empty_batch_and_one_of_broken_rows_only_return(tmp_path):
 def test_suspects_are_tried_alone_and_a_convict_is_quarantined(tmp_path):
     first = refiner(tmp_path)
     for _ in range(2):
-        first._journal.begin(["r1"])  # a process that dies leaves its note
-    first._journal.begin([f"r{number}" for number in range(16)])
+        first._ledger._journal.begin(["r1"])  # a process that dies leaves its note
+    first._ledger._journal.begin([f"r{number}" for number in range(16)])
 
     seen = []
 
@@ -200,24 +199,31 @@ def test_a_failing_scorer_fails_the_call_and_not_the_rows(tmp_path):
 
 
 def test_finished_rows_are_committed_while_slow_ones_are_at_work(tmp_path, monkeypatch):
-    # A clock that a pass moves by ten seconds: every pass is long, so every pass commits what it finished.
-    now = [0.0]
-    monkeypatch.setattr("actors.refiner.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("actors.ledger.COMMIT_SECONDS_AT_LEAST", 0.0)
+    monkeypatch.setattr("actors.ledger.POLL_SECONDS", 0.01)
     committed = []
 
     class Slow(TableScorer):
         def score(self, tasks):
-            now[0] += 10.0
+            time.sleep(0.05)
             committed.append(len(records(tmp_path)))
             return super().score(tasks)
 
-    actor = refiner(tmp_path, functools.partial(Slow, token_budget=256))
-    call(actor, [row(number) for number in range(40)])
+    call(refiner(tmp_path, functools.partial(Slow, token_budget=256)), [row(number) for number in range(40)])
     assert committed[-1] > 20
-    # However long the run, finished rows never wait longer than this for a commit.
+
+
+def test_finished_rows_wait_for_less_than_a_minute_however_long_the_run(tmp_path):
+    ledger = refiner(tmp_path)._ledger
+
+    class Batch:
+        unfinished = 1
+
+    ledger._in_flight["r1"] = Batch()
+    ledger._finished = {"s": [(row(1), [])]}
+    ledger._started = time.monotonic() - 1e6
+    ledger._last_commit = time.monotonic() - COMMIT_SECONDS_AT_MOST + 5
+    assert not ledger._is_commit_due()
+    ledger._last_commit -= 5
+    assert ledger._is_commit_due()
     assert COMMIT_SECONDS_AT_MOST < 60
-    actor._buffer, actor._queue, now[0] = {"s": [None]}, [None], 1e6
-    actor._last_commit = now[0] - COMMIT_SECONDS_AT_MOST + 1
-    assert not actor._is_commit_due()
-    actor._last_commit -= 1
-    assert actor._is_commit_due()

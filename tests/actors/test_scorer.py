@@ -12,8 +12,8 @@ from actors import scorer as scorer_module
 from actors.models import check_model, resolve_model
 from actors.scorer import ForestScorer
 from algorithms.chains import Chain
-from algorithms.formats import RowError
 from algorithms.refinement import RECIPES, Policy, ScoreRequest, Variant, refine
+from algorithms.row_errors import RowError
 from tests.plain_loop import PlainLoop
 
 

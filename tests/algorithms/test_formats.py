@@ -2,8 +2,10 @@ import pickle
 
 import pytest
 
+from algorithms.answers.extraction import last_boxed
 from algorithms.chains import Chain
-from algorithms.formats import FORMATS, REASONS, RowError, last_boxed, parse_record, source_json
+from algorithms.formats import FORMATS, parse_record, source_json
+from algorithms.row_errors import REASONS, RowError
 
 
 def read(record, format_name, columns=None, split=None):
@@ -27,7 +29,7 @@ def test_math_takes_the_last_balanced_box():
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [(r"\boxed{a{b}c}", "a{b}c"), (r"\boxed 2.", "2."), (r"$\boxed 9$", "9"), ("none", None), (r"\boxed{1", None),
+    [(r"\boxed{a{b}c}", "a{b}c"), (r"\boxed 2.", "2"), (r"$\boxed 9$", "9"), ("none", None), (r"\boxed{1", None),
      (r"\boxed{}", None)],
 )  # fmt: skip
 def test_last_boxed(text, expected):

@@ -1,0 +1,169 @@
+r"""The ways to write one thing, brought to one: Unicode to LaTeX, spacing, fractions, words out of `\text{}`.
+
+What comes out is LaTeX without spacing commands, in which every word that is no mathematics stands between
+« and », so that later steps can tell a unit from a product of variables.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from algorithms.answers.extraction import closing_brace
+
+SIGNS: Final = str.maketrans(
+    {
+        "−": "-", "–": "-", "×": r"\times ", "÷": r"\div ", "·": r"\cdot ", "π": r"\pi ", "∞": r"\infty ",
+        "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
+        "±": r"\pm ", "°": r"^\circ ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "θ": r"\theta ", "…": r"\ldots ",
+        "²": "^2", "³": "^3", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⟨": r"\langle ",
+        "⟩": r"\rangle ", "’": "'", "«": "", "»": "", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "",
+    }
+)  # fmt: skip
+SPACING: Final = re.compile(
+    r"\\(?:left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg|displaystyle|textstyle|limits|mathstrut)(?![a-zA-Z])"
+)
+TEXT: Final = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textnormal|mbox|mathrm|mathbf|mathit|operatorname|hbox)\s*(?=\{)"
+)
+WRAPPERS: Final = re.compile(r"\\(?:boxed|fbox|underline|mathop|ensuremath|bold|bm|pmb|boldsymbol)\s*(?=\{)")
+NAMES: Final = frozenset((
+    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "log", "ln",
+    "lg", "exp", "sqrt", "pi", "gcd", "lcm", "mod", "infty", "inf", "theta", "alpha", "beta", "gamma", "phi",
+    "omega", "cis", "binom", "frac",
+))  # fmt: skip
+ALIASES: Final = (
+    (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+    (r"\\dbinom|\\tbinom", r"\\binom"),
+    (r"\\(?:geqslant|geqq|geq)(?![a-zA-Z])", r"\\ge"),
+    (r"\\(?:leqslant|leqq|leq)(?![a-zA-Z])", r"\\le"),
+    (r"\\neq(?![a-zA-Z])", r"\\ne"),
+    (r"\\not\s*=", r"\\ne "),
+    (r"\\gt(?![a-zA-Z])", ">"),
+    (r"\\lt(?![a-zA-Z])", "<"),
+    (r"\\varnothing", r"\\emptyset"),
+    (r"\\(?:mathbb|mathbf|Bbb)\s*\{?([RZNQC])\}?", r"\\mathbb{\1}"),
+    (r"\\(?:lbrace)(?![a-zA-Z])", r"\\{"),
+    (r"\\(?:rbrace)(?![a-zA-Z])", r"\\}"),
+    (r"\\(?:lvert|rvert|vert)(?![a-zA-Z])", "|"),
+    (r"\\mid(?![a-zA-Z])", "|"),
+    (r"\\(?:lbrack)(?![a-zA-Z])", "["),
+    (r"\\(?:rbrack)(?![a-zA-Z])", "]"),
+    (r"\\(?:dots|dotsc|dotsb|dotsm|cdots|ldots)(?![a-zA-Z])|\.\.\.", r"\\ldots "),
+    (r"\\ast(?![a-zA-Z])|\*\*", lambda match: "^" if match[0] == "**" else "*"),
+    (r"\\(?:degree|degrees)(?![a-zA-Z])|\^\s*\{\s*\\circ\s*\}|\^\s*\\circ|\^\{o\}", r"^\\circ "),
+    (r"\\to(?![a-zA-Z])", ":"),
+    (r"\\equiv(?![a-zA-Z])", "="),
+    (r"\\colon(?![a-zA-Z])", ":"),
+    (r"\\backslash(?![a-zA-Z])", r"\\setminus "),
+    (r"\\([bBp]|small|[vV])matrix", r"\\\1matrix"),
+)
+
+
+def clean(answer: str) -> str:
+    """One form of an answer's text; "" for a missing answer."""
+    text = _undress(answer.translate(SIGNS))
+    text = re.sub(r"\\\\(?=[a-zA-Z]{2,})(?!\s)", r"\\", text) if "matrix" not in text and "array" not in text else text
+    text = re.sub(r"(?<=\d)\s*(?:,\s*)?\\[!,]\s*(?=\d{3}(?!\d))", "", text)  # 10,\!000 and 10\,000
+    text = re.sub(r"(?<=\d)\{,\}\s*(?:\\!)?\s*(?=\d{3}(?!\d))", "", text)
+    text = re.sub(r"(?<!\\)\\(?:[!,;: ]|(?:quad|qquad|hspace\{[^}]*\}|thinspace)(?![a-zA-Z]))|~", " ", text)
+    text = SPACING.sub(" ", text)
+    text = re.sub(r"\\[vh]?phantom\s*(?:\{[^{}]*\}|.)", " ", text)
+    for pattern, replacement in ALIASES:
+        text = re.sub(pattern, replacement, text)
+    text = _unwrap(text, WRAPPERS, lambda content: content)
+    text = _unwrap(text, TEXT, _words)
+    text = re.sub(r"\\sqrt\s*\[\s*([^\]]+)\]\s*([a-zA-Z0-9])", r"\\sqrt[\1]{\2}", text)
+    text = re.sub(r"\\sqrt\s*([a-zA-Z0-9])", r"\\sqrt{\1}", text)
+    text = re.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
+    text = re.sub(r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
+    text = re.sub(r"√\s*\(?(\w+)\)?", r"\\sqrt{\1}", text)
+    text = _braced(text)
+    text = re.sub(r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}", r"\\frac{\1}{\2}", text)
+    text = re.sub(r"\{([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}", r"\\binom{\1}{\2}", text)
+    text = re.sub(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi ", text)
+    text = re.sub(r"(?<![\\a-zA-Z])(?:infinity|infty)(?![a-zA-Z])", r"\\infty ", text)
+    text = re.sub(r"(?<=\d)\s*\^?\s*\{?\s*(?:«(?:st|nd|rd|th)»|(?:st|nd|rd|th)(?![a-zA-Z]))\s*\}?", "", text)
+    text = _plain_words(text)
+    text = re.sub(r"\s+", " ", text)
+    text = re.sub(r"» ?«", " ", text)
+    return _stripped(text)
+
+
+def _undress(text: str) -> str:
+    """Without the delimiters of mathematics, without markup around the whole."""
+    text = re.sub(r"\\[()\[\]]", " ", re.sub(r"\\\\(?=\[)", r"\\\\ ", text))
+    # An escaped dollar is money, and so is one before a number that is never closed.
+    text = text.replace(r"\$", "¤")
+    if text.count("$") % 2 == 1:
+        text = re.sub(r"\$(?=\s*[\d.])", "¤", text, count=1)
+    text = text.replace("$", " ").replace(r"\%", "%").replace("\\&", " and ")
+    text = re.sub(r"\*\*(.+?)\*\*", r"\1", text)
+    return text.strip()
+
+
+def _unwrap(text: str, command: re.Pattern[str], change: Callable[[str], str]) -> str:
+    """Replace each command and its braced argument by what `change` makes of the argument."""
+    while match := command.search(text):
+        end = closing_brace(text, match.end())
+        if end is None:
+            return text[: match.start()] + text[match.end() + 1 :]
+        text = text[: match.start()] + change(text[match.end() + 1 : end]) + text[end + 1 :]
+    return text
+
+
+def _words(content: str) -> str:
+    """The content of a text command: mathematics if it is a number, one letter or a function, else words."""
+    bare = content.strip()
+    if re.fullmatch(r"[-+]?[\d.,:/ ]+|[a-zA-Z]|[A-Z]?\d+", bare) and not re.fullmatch("[A-Jmgsh]", bare):
+        return f" {bare} " if not re.fullmatch(r"[A-Z]?\d+", bare) else bare
+    if bare in NAMES:
+        return f"\\{bare} " if bare not in ("cis", "lcm") else f" {bare} "
+    if "\\" in bare or not bare:
+        return f" {bare} "
+    return f" «{bare}» "
+
+
+def _braced(text: str) -> str:
+    r"""`\frac12`, `\frac 1{2}`, `\frac\pi2` with all their braces; the same for `\binom`."""
+    part = r"\s*(\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}|\\[a-zA-Z]+\s*(?:\{[^{}]*\})?|[a-zA-Z0-9])"
+
+    def put(match: re.Match[str]) -> str:
+        inside = [each.strip()[1:-1] if each.strip().startswith("{") else each.strip() for each in match.groups()[1:]]
+        return f"\\{match[1]}{{{inside[0]}}}{{{inside[1]}}}"
+
+    return re.sub(rf"\\(frac|binom){part}{part}", put, text)
+
+
+def _plain_words(text: str) -> str:
+    """Mark runs of words outside of commands: letters that are no function, two or more in a row."""
+
+    def mark(match: re.Match[str]) -> str:
+        word = match[0]
+        if word.lower() in NAMES:
+            return f"\\{word.lower()} " if word.lower() not in ("mod", "lcm", "cis") else word
+        return f" «{word}» " if len(word) > 2 or word.lower() in SHORT_WORDS else word
+
+    pieces = re.split(r"(«[^«»]*»|\\[a-zA-Z]+(?:\{[a-z]*matrix\}|\{array\}(?:\{[^}]*\})?)?)", text)
+    return "".join(
+        piece if index % 2 else re.sub(r"(?<![a-zA-Z_])[a-zA-Z][a-zA-Z'’-]*(?![a-zA-Z(])", mark, piece)
+        for index, piece in enumerate(pieces)
+    )
+
+
+SHORT_WORDS: Final = frozenset((
+    "cm", "mm", "km", "ft", "yd", "mi", "kg", "mg", "hr", "or", "is", "of", "no", "to", "in", "an", "am", "pm",
+    "oz", "lb", "cc", "sq", "as", "at", "by", "if", "it", "on", "so", "up", "we", "be",
+))  # fmt: skip
+
+
+def _stripped(text: str) -> str:
+    text = text.strip()
+    while True:
+        before = text
+        text = text.rstrip(" ,;:?").lstrip(" ,;:").removesuffix("»!") + ("»" if text.endswith("»!") else "")
+        if text.endswith(".") and not re.search(r"[ap]\.m\.$", text):
+            text = text[:-1]
+        if text.endswith("\\") or (text.endswith("}") and text.count("}") > text.count("{")):
+            text = text[:-1]
+        if text == before:
+            return text

@@ -1,0 +1,137 @@
+r"""Where a solution states its final answer.
+
+The ways, surest first; the first that finds something wins, and its name is kept with the answer:
+
+    boxed       the last balanced \boxed{} or \fbox{}, also \boxed 2
+    hashes      "#### n" at the end of a line, as GSM8K ends its solutions
+    stated      "the answer is ...", "final answer: ...", "A: ..."
+    concluded   the value behind the last "=" or "is" of a last sentence that begins with so, thus, therefore
+    last_number the last number, only where the corpus' answers are numbers
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+FoundBy: TypeAlias = Literal["boxed", "hashes", "stated", "concluded", "last_number"]
+
+NUMBER: Final = r"[-−+]?\s*(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?|[-−+]?\.\d+"
+BOX: Final = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
+HASHES: Final = re.compile(r"^\s*####\s*(\S.*?)\s*$", re.MULTILINE)
+STATED: Final = re.compile(
+    r"""(?:\b(?:final\s+)?(?:answer|result)\s*(?:\*\*)?\s*
+            (?:(?:to\s[^.\n:=]{1,80}?\s)?\b(?:is|are|was|equals|will\ be|would\ be|must\ be|should\ be)\b
+               (?:\s*(?:therefore|thus|then|simply|just|given\ by)\b)?\s*:?|:)
+        |^\s*(?:\*\*)?(?:A|Ans)\s*:)
+        \s*(?:\*\*)?\s*(?=\S)""",
+    re.IGNORECASE | re.VERBOSE | re.MULTILINE,
+)
+CONCLUSION: Final = re.compile(r"\b(?:so|thus|therefore|hence|in\s+conclusion|consequently|finally)\b", re.IGNORECASE)
+NOT_AN_ANSWER: Final = re.compile(
+    r"\s*(?:as\s+follows|not\b|that\b|the\s+same\b|correct\b|in\s+the\s+form)", re.IGNORECASE
+)
+
+
+# A full stop ends a sentence unless it stands inside a number or an "a.m."; reasons are no part of an answer.
+SENTENCE_END: Final = re.compile(
+    r"(?<!\bp)(?<!\ba)\.(?=\s|\*|$|\$\s*$)|\s+(?:because|since|which|when|for\s+a\s+total)\b"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """The answer a solution states, as it stands there, and how it was found."""
+
+    answer: str
+    found_by: FoundBy
+
+
+def extract(solution: str, *, last_number: bool = False) -> Extracted | None:
+    """The final answer that a solution states; None if it states none."""
+    boxed = last_boxed(solution)
+    if boxed is not None:
+        return Extracted(boxed, "boxed")
+    hashes = HASHES.findall(solution)
+    if hashes:
+        return Extracted(hashes[-1], "hashes")
+    stated = _stated(solution)
+    if stated is not None:
+        return Extracted(stated, "stated")
+    concluded = _concluded(solution)
+    if concluded is not None:
+        return Extracted(concluded, "concluded")
+    numbers = re.findall(NUMBER, solution) if last_number else []
+    return Extracted(numbers[-1].strip(), "last_number") if numbers else None
+
+
+def last_boxed(text: str) -> str | None:
+    r"""What the last `\boxed{}` or `\fbox{}` holds whose braces balance; also `\boxed 2`. None if there is none."""
+    for match in reversed(list(BOX.finditer(text))):
+        start = match.end()
+        if text[start : start + 1] != "{":
+            bare = re.match(r"(?:\\[a-zA-Z]+(?:\{[^{}]*\})*|[^\s$\\])[^\s$]*", text[start:])
+            content = bare[0].rstrip(".,;") if bare else ""
+        else:
+            end = closing_brace(text, start)
+            content = text[start + 1 : end].strip() if end is not None else ""
+        if content:
+            return content
+    return None
+
+
+def closing_brace(text: str, start: int) -> int | None:
+    r"""Where the brace that opens at `start` is closed; `\{` and `\}` do not count."""
+    depth = 0
+    for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        if depth == 0:
+            return match.start()
+    return None
+
+
+def is_number(answer: str) -> bool:
+    """Whether an answer is a plain number, in digits."""
+    return re.fullmatch(rf"\$?(?:{NUMBER})%?", answer.strip()) is not None
+
+
+def _stated(solution: str) -> str | None:
+    for match in reversed(list(STATED.finditer(solution))):
+        answer = _first_statement(solution[match.end() :])
+        if answer and not NOT_AN_ANSWER.match(answer):
+            return answer
+    return None
+
+
+def _first_statement(rest: str) -> str | None:
+    """The answer that a text begins with: one span of mathematics, or up to the end of the sentence."""
+    display = re.match(r"\s*(?:\$\$(.+?)\$\$|\\\[(.+?)\\\])", rest, re.DOTALL)
+    if display:
+        return (display[1] or display[2]).strip()
+    line = rest.lstrip().split("\n", 1)[0]
+    sentence = SENTENCE_END.split(line)[0]
+    answer = sentence.strip().strip("*").rstrip(".,;:!").strip()
+    return answer or None
+
+
+def _concluded(solution: str) -> str | None:
+    """The value at the end of a last sentence that draws a conclusion."""
+    text = re.sub(r"\[asy\].*?(?:\[/asy\]|$)", "", solution, flags=re.DOTALL).rstrip()
+    starts = [match.start() for match in CONCLUSION.finditer(text)]
+    if not starts:
+        return None
+    last = text[starts[-1] :]
+    if len(last) > 300:
+        return None
+    last = last.replace(r"\$", "")
+    if re.search(r"\b(?:no|not|cannot|can't|never|undefined|impossible|contradiction|diverges)\b", last):
+        return None
+    several = re.search(r"\b(?:are|is)\s+((?:\$[^$]+\$(?:\s*,)?\s*(?:and|or)?\s*){2,})[^$]*$", last)
+    if several:
+        return several[1].strip().rstrip(".,")
+    spans = re.findall(r"\$\$?([^$]+)\$\$?|\\\[(.+?)\\\]|\\\((.+?)\\\)", last, re.DOTALL)
+    if spans:
+        span = next(part for part in spans[-1] if part).strip().rstrip(".,;")
+        value = span.rsplit("=", 1)[-1].strip()
+        return value if re.search(r"[\w\\]", value) and value != r"\boxed{}" else None
+    plain = re.search(rf"(?:=|\bis|\bare)\s*\$?({NUMBER})[^\d=]*$", last)
+    return plain[1].strip() if plain else None

@@ -1,0 +1,389 @@
+r"""An answer's text -> a tree that says what kind of thing it is.
+
+The kinds are few: expressions (leaves, LaTeX), words, quantities with a unit, unordered lists and sets, bracketed
+sequences (tuples and intervals), matrices, relations, set operations, choices of a quiz, numbers with a base,
+times of day. What two trees have in common is decided in `equivalence`.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from algorithms.answers.cleaning import clean
+from algorithms.answers.extraction import closing_brace
+
+MAX_CHARACTERS: Final = 2000
+
+
+class UnparsableAnswer(ValueError):
+    """An answer that is no mathematics and no words either."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """An expression, as clean LaTeX."""
+
+    latex: str
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Words, in lower case."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """Something with a unit, in the unit's own spelling."""
+
+    value: "Node"
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Several values whose order does not matter: a list, or a set in braces."""
+
+    items: tuple["Node", ...]
+    is_set: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """A tuple, point, vector or interval: `opening` and `closing` are its brackets."""
+
+    items: tuple["Node", ...]
+    opening: str
+    closing: str
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Rows of entries, times a factor."""
+
+    rows: tuple[tuple["Node", ...], ...]
+    factor: str = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """Sides with an operator (=, <, \\le, >, \\ge, \\ne) between each two."""
+
+    sides: tuple["Node", ...]
+    operators: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetOperation:
+    r"""Sets with one operator (\\cup, \\cap, \\setminus) between them."""
+
+    items: tuple["Node", ...]
+    operator: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A choice of a quiz by its letter, and the text beside it if there is one."""
+
+    letter: str
+    chosen: "Node | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class BaseNumber:
+    """Digits with the base they are written in."""
+
+    digits: str
+    base: str
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """A time of day; `half` is "a", "p" or ""."""
+
+    hour: int
+    minute: int
+    half: str = ""
+
+
+Node: TypeAlias = (
+    Leaf | Words | Quantity | Values | Sequence | Matrix | Relation | SetOperation | Choice | BaseNumber | Clock
+)
+
+OPENING: Final = {"(": 1, "[": 1, "{": 1, r"\{": 1, r"\langle": 1, ")": -1, "]": -1, "}": -1, r"\}": -1, r"\rangle": -1}
+TOKEN: Final = re.compile(r"\\begin\{[^}]*\}|\\end\{[^}]*\}|\\[a-zA-Z]+|\\.|«[^«»]*»|.", re.DOTALL)
+COMPARISONS: Final = {"=": "=", "<": "<", ">": ">", r"\le": r"\le", r"\ge": r"\ge", r"\ne": r"\ne"}
+SET_OPERATORS: Final = (r"\cup", r"\cap", r"\setminus")
+GROUPING: Final = "⸴"  # the comma of 1,234
+CONNECTIVES: Final = re.compile(r"«\s*(?:,\s*)?(?:and|or)\s*»")
+MATRIX: Final = re.compile(
+    r"^(.*?)\\begin\{([bBpvV]?(?:small)?matrix|array)\}(?:\{[^}]*\})?(.*)\\end\{\2\}$", re.DOTALL
+)
+UNIT: Final = re.compile(
+    r"(.*?[^\s(«»^_/\\])\s*(?:\^\s*\{?\s*)?«([^«»]+)»\s*(?:\}|(\^\s*\{?\s*[23]\s*\}?))?\s*(?:/\s*«([^«»]+)»)?"
+)
+UNMARKED: Final = str.maketrans({"«": None, "»": None})
+NUMBER_WORDS: Final = {
+    "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
+    "eight": "8", "nine": "9", "ten": "10", "eleven": "11", "twelve": "12", "thirteen": "13", "fourteen": "14",
+    "fifteen": "15", "sixteen": "16", "seventeen": "17", "eighteen": "18", "nineteen": "19", "twenty": "20",
+}  # fmt: skip
+POWERS: Final = {"hundred": "100", "thousand": "1000", "million": "1000000", "billion": "1000000000"}
+
+
+def parse_answer(answer: str) -> Node | None:
+    """The tree of an answer; None for a missing one. Raises UnparsableAnswer."""
+    if not answer.strip():
+        return None
+    if len(answer) > MAX_CHARACTERS:
+        raise UnparsableAnswer(f"an answer of {len(answer):,} characters")
+    text = clean(answer)
+    if not text:
+        return None
+    return _parse(text)
+
+
+def _parse(text: str) -> Node:
+    text = text.strip(" ,;:")
+    if not text:
+        raise UnparsableAnswer("nothing where a value should be")
+    text = _grouped_digits(_without_introduction(text))
+    for attempt in (_clock, _choice, _list, _pm, _relation, _set_operation, _matrix, _bracketed, _base_number, _words):
+        node = attempt(text)
+        if node is not None:
+            return node
+    return _quantity_or_leaf(text)
+
+
+def _without_introduction(text: str) -> str:
+    """Without "x \\in", set-builder notation, an approximation behind an exact value."""
+    text = re.sub(r"^[a-zA-Z](?:_\w)?\s*\\in\s*(?=\S)", "", text)
+    builder = re.fullmatch(r"\\\{\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:]\s*(.+)\\\}", text)
+    if builder:
+        return builder[1].strip()
+    text = re.sub(r",?\s*\(?«\s*(?:(?:rounded )?to the nearest [\w ]+|approximately)\s*»\s*\)?$", "", text)
+    text = re.sub(r"^«\s*(?:approximately|about|roughly|equal to)\s*»\s*(?=\S)", "", text)
+    parts = _split(text, (r"\approx",))
+    exact = next((part for part, _ in parts if part.strip()), text)
+    return exact.strip()
+
+
+def _split(text: str, separators: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The pieces of a text between separators outside of all brackets, each with the separator behind it."""
+    pieces, depth, piece, environment = [], 0, "", 0
+    for match in TOKEN.finditer(text):
+        token = match[0]
+        if token.startswith(r"\begin"):
+            environment += 1
+        elif token.startswith(r"\end"):
+            environment -= 1
+        depth = max(0, depth + OPENING.get(token, 0))
+        if depth == 0 and environment == 0 and token in separators:
+            pieces.append((piece, token))
+            piece = ""
+        else:
+            piece += token
+    return [*pieces, (piece, "")]
+
+
+def _list(text: str) -> Node | None:
+    pieces = [piece.strip() for piece, _ in _split(CONNECTIVES.sub(" ; ", text), (",", ";")) if piece.strip()]
+    if len(pieces) < 2:
+        return None
+    first = re.match(r"^([a-zA-Z](?:_\w)?\s*=)\s*(.+)$", pieces[0])
+    if first and not any("=" in piece or "<" in piece for piece in pieces[1:]):
+        pieces[0] = first[2]  # n = 5, 6, 7
+    items = [_parse(piece) for piece in pieces]
+    last = re.match(r"^([a-zA-Z]+)\s*=", pieces[-1])
+    if last and all(re.match(rf"^{last[1]}\s*=", piece) for piece in pieces):  # x = 1, x = 2
+        items = [item.sides[-1] if isinstance(item, Relation) else item for item in items]
+    if all(isinstance(item, Relation) and "=" not in item.operators for item in items):
+        return SetOperation(tuple(items), r"\cup")  # x < 1 or x > 2
+    return Values(_flat(items))
+
+
+def _flat(items: list[Node]) -> tuple[Node, ...]:
+    flat: list[Node] = []
+    for item in items:
+        flat.extend(item.items if isinstance(item, Values) and not item.is_set else [item])
+    return tuple(flat)
+
+
+def _grouped_digits(text: str) -> str:
+    """With the commas that group digits by three marked: "1,234" is a number, "1, 234" a list."""
+    grouped = r"(?<![\d.,])(\d{1,3})((?:,\d{3})+)(?![\d,])"
+    text = re.sub(grouped, lambda match: match[1] + match[2].replace(",", GROUPING), text)
+    return re.sub(r"^(-?\d{1,3})((?: \d{3})+)$", lambda match: match[1] + match[2].replace(" ", ""), text)
+
+
+def _pm(text: str) -> Node | None:
+    if not re.search(r"\\(?:pm|mp)(?![a-zA-Z])", text):
+        return None
+    upper = re.sub(r"\\pm(?![a-zA-Z])", "+", re.sub(r"\\mp(?![a-zA-Z])", "-", text))
+    lower = re.sub(r"\\pm(?![a-zA-Z])", "-", re.sub(r"\\mp(?![a-zA-Z])", "+", text))
+    both = [_parse(upper), _parse(lower)]
+    if all(isinstance(node, Relation) and node.operators == ("=",) for node in both):
+        both = [node.sides[1] for node in both if isinstance(node, Relation)]
+    if all(isinstance(node, Values) and node.is_set for node in both):
+        return Values(tuple(item for node in both if isinstance(node, Values) for item in node.items), is_set=True)
+    return Values(_flat(both))
+
+
+def _relation(text: str) -> Node | None:
+    pieces = _split(text, tuple(COMPARISONS))
+    if len(pieces) < 2:
+        return None
+    if not all(piece.strip() for piece, _ in pieces):
+        return _parse(pieces[-1][0]) if pieces[-1][0].strip() and not pieces[0][0].strip() else None
+    return Relation(tuple(_parse(piece) for piece, _ in pieces), tuple(COMPARISONS[mark] for _, mark in pieces[:-1]))
+
+
+def _set_operation(text: str) -> Node | None:
+    pieces = _split(text, SET_OPERATORS)
+    operators = {mark for _, mark in pieces[:-1]}
+    if len(operators) != 1 or not all(piece.strip() for piece, _ in pieces):
+        return None
+    return SetOperation(tuple(_parse(piece) for piece, _ in pieces), operators.pop())
+
+
+def _matrix(text: str) -> Node | None:
+    match = MATRIX.match(text)
+    if match is None or r"\begin" in match[1] or match[2] == "vmatrix":
+        return None
+    rows = [row for row in re.split(r"\\\\|\\cr", match[3].replace(r"\hline", "")) if row.strip()]
+    factor = match[1].strip().removesuffix(r"\cdot").removesuffix("*").strip()
+    cells = tuple(tuple(_parse(cell) for cell in row.split("&")) for row in rows)
+    if not cells:
+        raise UnparsableAnswer("an empty matrix")
+    return Matrix(cells, {"": "1", "-": "-1"}.get(factor, factor))
+
+
+def _bracketed(text: str) -> Node | None:
+    """A set in braces, a tuple, an interval, a vector; None when the brackets are only parentheses."""
+    opening = next((mark for mark in (r"\{", r"\langle", "(", "[", "{") if text.startswith(mark)), None)
+    if opening is None:
+        return None
+    inside = _inside(text, opening)
+    if inside is None:
+        return None
+    content, closing = inside
+    pieces = [piece.strip() for piece, _ in _split(_grouped_inside(content.replace(GROUPING, ",")), (",",))]
+    if opening == r"\{":
+        return Values(tuple(_parse(piece) for piece in pieces if piece), is_set=True)
+    if opening == "{":
+        return _parse(content)
+    if len(pieces) < 2:
+        # (x+1) is x+1; [x] may be a rounding, and stays what it is.
+        return _parse(content) if opening == "(" and closing == ")" and content.strip() else None
+    if not all(pieces):
+        raise UnparsableAnswer("a tuple with an empty place")
+    opening, closing = ("(", ")") if opening == r"\langle" else (opening, closing)
+    return Sequence(tuple(_parse(piece) for piece in pieces), opening, closing)
+
+
+def _grouped_inside(content: str) -> str:
+    # "(1,234)" is a point; only what cannot be two coordinates is grouped: "(1,234, 5)".
+    if content.count(",") == 1:
+        return content
+    return re.sub(r"(?<![\d.,])(\d{1,3}),(\d{3})(?=\s*,\s+)", rf"\1{GROUPING}\2", content)
+
+
+def _inside(text: str, opening: str) -> tuple[str, str] | None:
+    """What stands between the first bracket and its partner, if that is the text's end."""
+    depth = 0
+    for match in TOKEN.finditer(text):
+        depth += OPENING.get(match[0], 0)
+        if depth == 0:
+            if match.end() != len(text):
+                return None
+            return text[len(opening) : match.start()], match[0]
+    return None
+
+
+def _base_number(text: str) -> Node | None:
+    match = re.fullmatch(
+        r"«?\s*([0-9A-F]+)\s*»?\s*_\s*\{?\s*(?:«\s*)?(\d+|two|three|eight|ten|sixteen)(?:\s*»)?\s*\}?", text
+    )
+    if match is None or not any(letter.isdigit() for letter in match[1]):
+        return None
+    base = {"two": "2", "three": "3", "eight": "8", "ten": "10", "sixteen": "16"}.get(match[2], match[2])
+    return BaseNumber(match[1].lstrip("0") or "0", base)
+
+
+def _clock(text: str) -> Node | None:
+    plain = re.sub(r"[«»\s]", "", text).lower().replace(".", "")
+    match = re.fullmatch(r"(\d{1,2}):(\d{2})(?:([ap])m)?", plain)
+    return Clock(int(match[1]), int(match[2]), match[3] or "") if match else None
+
+
+def _choice(text: str) -> Node | None:
+    plain = re.sub(r"\s+", " ", text.replace("«", "").replace("»", "")).strip()
+    letters = re.fullmatch(r"\(?([A-J])\)?(?:(?:\s*,\s*|\s+)(?:(?:and|or)\s+)?\(?([A-J])\)?)*", plain)
+    if letters:
+        choices = tuple(Choice(letter) for letter in re.findall(r"\b[A-J]\b", plain))
+        return choices[0] if len(choices) == 1 else Values(choices)
+    if len(re.findall(r"\(\s*«?\s*[A-J]\s*»?\s*\)", text)) > 1:
+        return None  # several choices with their texts: a list
+    match = re.match(r"^«?\s*(?:\(\s*«?\s*([A-J])\s*»?\s*\)|([A-J])[.)])[ ,:]*»?\s*(.+)$", text)
+    if match is None or (not text.startswith("«") and re.match(r"[-+*/^_=<>]|\\(?:cup|cdot|times)", match[3])):
+        return None
+    chosen = match[3].strip()
+    if chosen.count("«") != chosen.count("»"):
+        chosen = "«" + chosen
+    return Choice(match[1] or match[2], _parse(chosen))
+
+
+def _words(text: str) -> Node | None:
+    """Words and nothing else, a number in words, or words with numbers in them such as a date."""
+    ratio = re.fullmatch(r"(.+?)\s*«to»\s*(.+)", text)
+    if ratio and not re.search("«", ratio[1] + ratio[2]):
+        return Leaf(f"{ratio[1].strip()}:{ratio[2].strip()}")
+    if not text.startswith("«"):
+        return None
+    words = re.sub(r"\s+", " ", re.sub(r"[«»]", " ", text)).strip().lower().strip(" .")
+    if words in NUMBER_WORDS:
+        return Leaf(NUMBER_WORDS[words])
+    if words in ("all real numbers", "all reals", "the set of all real numbers", "real numbers", "all real", "reals"):
+        return Leaf(r"\mathbb{R}")
+    if words in ("empty set", "the empty set"):
+        return Leaf(r"\emptyset")
+    return Words(re.sub(r"^(?:the|a|an) ", "", words))
+
+
+def _quantity_or_leaf(text: str) -> Node:
+    if text.startswith(("¤", "-¤")) or text.endswith("¤"):
+        return Quantity(_parse(text.replace("¤", "", 1)), "dollars")
+    if text.endswith("%"):
+        return Quantity(_parse(text[:-1]), "%")
+    modulo = re.fullmatch(r"(.+?)\s*\(?\\[pb]?mod\s*\{?\s*(\d+)\s*\}?\)?", text)
+    if modulo:
+        return Quantity(_parse(modulo[1]), f"mod {modulo[2]}")
+    degrees = re.fullmatch(r"(.+?)\s*\^\s*\\circ(?:\s*«?([CF])»?)?", text)
+    if degrees and not re.search(r"\\(?:sin|cos|tan|cot|sec|csc|cis)", text):
+        return Quantity(_parse(degrees[1].removesuffix("{}")), "degrees")
+    unit = UNIT.fullmatch(text)
+    if unit and re.search(r"[\d)}\]a-zA-Z]$", unit[1].strip()):
+        return _with_unit(unit[1].strip(), unit[2].strip().lower(), unit[3], unit[4])
+    if re.search(r"«[^«»]*\s[^«»]*»", text):
+        return Words(re.sub(r"\s+", " ", re.sub(r"[«»]", " ", text)).strip().lower())
+    return Leaf(re.sub(r"\s+", " ", text.replace("«", "").replace("»", "")).strip())
+
+
+def _with_unit(value: str, unit: str, power: str | None, per: str | None) -> Node:
+    first, _, rest = unit.partition(" ")
+    if first in POWERS:
+        scaled = Leaf(rf"({value})\cdot {POWERS[first]}")
+        return Quantity(scaled, rest) if rest else scaled
+    if unit in ("rad", "radians", "radian") and r"\pi" in value:
+        return Quantity(_parse(value), "radians")
+    exponent = "" if power is None else re.sub(r"\D", "", power)
+    if value.endswith("{") or value.count("{") != value.count("}"):
+        value = value.rstrip("{^ ")
+    return Quantity(_parse(value), unit + exponent + (f"/{per}" if per else ""))
+
+
+def is_balanced(text: str) -> bool:
+    """Whether every brace has its partner."""
+    start = text.find("{")
+    return text.count("{") == text.count("}") and (start < 0 or closing_brace(text, start) is not None)

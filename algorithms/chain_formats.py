@@ -1,0 +1,107 @@
+"""Corpora of worked solutions: one record -> a Chain."""
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from algorithms.answers.extraction import last_boxed
+from algorithms.chains import Chain, split_steps
+from algorithms.row_errors import RowError, field, kind, not_text, text
+
+Columns = Mapping[str, str]  # role -> column name
+
+
+def steps(record: Mapping[str, Any], columns: Columns, split: str) -> Chain:
+    """Steps as a list."""
+    values = field(record, columns["steps"])
+    if not isinstance(values, list | tuple):
+        raise RowError("wrong_type", f"column {columns['steps']!r} must be a list, got {kind(values)}")
+    for number, value in enumerate(values):
+        if not isinstance(value, str):
+            raise not_text(f"step {number} of column {columns['steps']!r}", value)
+    question = text(record, columns["question"])
+    return Chain(question, tuple(values), text(record, columns["answer"]))
+
+
+def gsm8k(record: Mapping[str, Any], columns: Columns, split: str) -> Chain:
+    """Each line is a step, `<<...>>` removed; the last line `#### n` states the answer (GSM8K's release)."""
+    solution = re.sub(r"<<[^<>]*>>", "", text(record, columns["solution"]))
+    lines = tuple(line.strip() for line in solution.split("\n") if line.strip())
+    final = re.fullmatch(r"####\s*(.+)", lines[-1]) if lines else None
+    if final is None:
+        raise RowError("no_answer", "the last line must be '#### n'")
+    return Chain(text(record, columns["question"]), lines, final[1].strip())
+
+
+def math(record: Mapping[str, Any], columns: Columns, split: str) -> Chain:
+    r"""A solution whose answer is its last `\boxed{}`."""
+    solution = text(record, columns["solution"])
+    answer = last_boxed(solution)
+    if answer is None:
+        raise RowError("no_answer", r"the solution has no \boxed{}")
+    steps, joiner = split_steps(solution, split)
+    return Chain(text(record, columns["question"]), steps, answer, joiner)
+
+
+def text_format(record: Mapping[str, Any], columns: Columns, split: str) -> Chain:
+    """One rationale, and an answer if there is one."""
+    steps, joiner = split_steps(text(record, columns["solution"]), split)
+    name = columns["answer"]
+    answer = text(record, name) if record.get(name) is not None else ""
+    return Chain(text(record, columns["question"]), steps, answer, joiner)
+
+
+def chat(record: Mapping[str, Any], columns: Columns, split: str) -> Chain:
+    """The last assistant message is the solution; every message before it is the question.
+
+    Reasoning between <think> tags, or in `reasoning_content`, is what is refined; the text behind it is the
+    answer. Without either the whole message is refined and the answer is its last `\\boxed{}`, if any.
+    """
+    name = columns["messages"]
+    *turns, (role, reply) = chat_turns(field(record, name), f"column {name!r}")
+    if role != "assistant":
+        raise RowError("no_steps", f"the last message of column {name!r} is not the assistant's")
+    question = "\n\n".join(content for _, content in turns)
+    if not question.strip():
+        raise RowError("empty_field", f"column {name!r} has no message before the assistant's")
+    thought = THOUGHT.fullmatch(reply)
+    steps, joiner = split_steps(thought[1] if thought else reply, split)
+    answer = thought[2].strip() if thought else last_boxed(reply) or ""
+    return Chain(question, steps, answer, joiner)
+
+
+THOUGHT: Final = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
+ROLES: Final = MappingProxyType({"human": "user", "gpt": "assistant"})
+
+
+def chat_turns(messages: Any, where: str) -> list[tuple[str, str]]:
+    """Messages as (role, content), in OpenAI's names; `reasoning_content` becomes <think> tags.
+
+    Reads role/content and from/value, texts and lists of text parts. Raises RowError for anything else.
+    """
+    if not isinstance(messages, list | tuple) or not all(isinstance(message, Mapping) for message in messages):
+        raise RowError("wrong_type", f"{where} must be a list of messages")
+    if not messages:
+        raise RowError("no_steps", f"{where} has no message")
+    turns = []
+    for message in messages:
+        role = message.get("role", message.get("from"))
+        content = message.get("content", message.get("value"))
+        reasoning = message.get("reasoning_content")
+        if isinstance(content, list):
+            content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+        if isinstance(reasoning, str) and reasoning.strip():
+            content = with_reasoning("<think></think>" + (content or ""), reasoning)
+        if not isinstance(content, str) or not isinstance(role, str):
+            raise not_text(f"a message of {where}", content if isinstance(role, str) else role)
+        turns.append((ROLES.get(role, role), content))
+    return turns
+
+
+def with_reasoning(reply: str, reasoning: str) -> str:
+    """An assistant's reply with other reasoning in the place of its own."""
+    thought = THOUGHT.fullmatch(reply)
+    if not thought:
+        return reasoning
+    return f"<think>\n{reasoning.strip()}\n</think>\n\n{thought[2].strip()}"

@@ -1,0 +1,72 @@
+"""Grades a solution: the answer it states, whether that is the gold answer, and why if it cannot be told.
+
+Nothing here limits time or memory; see `actors.grader` for that.
+"""
+
+import re
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from algorithms.answers.equivalence import check_parsable, equivalent
+from algorithms.answers.extraction import extract
+from algorithms.answers.string_rule import string_correct
+from algorithms.answers.structure import UnparsableAnswer
+
+# Why a sample's grade is unknown.
+UNKNOWN: Final = MappingProxyType(
+    {
+        "no_gold": "the problem has no gold answer",
+        "no_text": "the sample is null or no text",
+        "no_answer": "the solution states no answer",
+        "unparsable_gold": "the gold answer is no mathematics and not the same text",
+        "unparsable_answer": "the stated answer is no mathematics and not the same text",
+        "timeout": "comparing took longer than the limit",
+        "out_of_memory": "comparing took more memory than the limit",
+        "crashed": "the process that compared died",
+    }
+)
+ORDER: Final = re.compile(
+    r"\b(?:least|smallest|lowest|shortest|greatest|largest|highest|biggest|longest)\s+to\s+(?:the\s+)?"
+    r"(?:least|smallest|lowest|shortest|greatest|largest|highest|biggest|longest)\b"
+    r"|\b(?:increasing|decreasing|ascending|descending|alphabetical|chronological)\s+order\b|\border\s+of\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """`correct` is None where it cannot be told; `reason` then says why (a key of UNKNOWN, and detail).
+
+    `string_correct` is what the plain string rule says.
+    """
+
+    answer: str | None
+    found_by: str | None
+    correct: bool | None
+    reason: str | None
+    string_correct: bool
+
+
+def asks_for_order(question: str) -> bool:
+    """Whether a question asks for values in an order, so that the same values in another one are wrong."""
+    return ORDER.search(question) is not None
+
+
+def grade(gold: str, solution: str, *, last_number: bool, ordered: bool) -> Grade:
+    """Grade one solution. `last_number` allows the last resort of extraction, `ordered` says that order counts."""
+    by_string = string_correct(gold, solution)
+    found = extract(solution, last_number=last_number)
+    if found is None:
+        return Grade(None, None, None, "no_answer", by_string)
+    if not gold.strip():
+        return Grade(found.answer, found.found_by, None, "no_gold", by_string)
+    try:
+        correct = equivalent(gold, found.answer, ordered=ordered)
+    except UnparsableAnswer as error:
+        try:
+            check_parsable(gold)
+        except UnparsableAnswer as gold_error:
+            return Grade(found.answer, found.found_by, None, f"unparsable_gold: {gold_error}", by_string)
+        return Grade(found.answer, found.found_by, None, f"unparsable_answer: {error}", by_string)
+    return Grade(found.answer, found.found_by, correct, None, by_string)

@@ -1,0 +1,97 @@
+"""Corpora of questions, and of questions with sampled solutions: one record -> a Problem.
+
+Templates are stripped to one form (papers.md B): the released GPT-3.5 questions begin with "Problem:", samples
+with "Solution:" or "Let's think step by step".
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from algorithms.answers.extraction import extract, is_number, last_boxed
+from algorithms.problems import GivenSample, Problem
+from algorithms.row_errors import RowError, field, kind, not_text, text
+
+QUESTION_TEMPLATE: Final = re.compile(r"^\s*(?:Problem|Question|Q):\s*", re.IGNORECASE)
+SAMPLE_TEMPLATE: Final = re.compile(
+    r"^\s*(?:(?:Solution|Answer|A):\s*\n\s*|(?:Solution):\s*|Let'?s think step by step[.:]?\s*)+", re.IGNORECASE
+)
+
+
+def questions(record: Mapping[str, Any], columns: Mapping[str, str], split: str) -> Problem:
+    """Questions to be answered; the gold answer, if there is one, is the text of its column."""
+    answer = record.get(columns["answer"])
+    if answer is not None and not isinstance(answer, str):
+        if isinstance(answer, bool) or not isinstance(answer, int | float):
+            raise not_text(f"column {columns['answer']!r}", answer)
+        answer = str(answer)
+    return Problem(text(record, columns["question"]), (answer or "").strip())
+
+
+def tdg(record: Mapping[str, Any], columns: Mapping[str, str], split: str) -> Problem:
+    """MATH problems with a teacher's samples, as arXiv 2312.12832 released them."""
+    question = QUESTION_TEMPLATE.sub("", text(record, columns["question"]))
+    gold = last_boxed(text(record, columns["solution"])) or ""
+    return Problem(question, gold, _texts(record, columns["samples"]))
+
+
+def samples(record: Mapping[str, Any], columns: Mapping[str, str], split: str) -> Problem:
+    """The records of `jobs.sample`, and any rows with a question, an answer and a list of samples.
+
+    A sample is a text, or an object with `text` and, if known, num_tokens, finish_reason, mean_logprob.
+    """
+    if record.get("status") == "quarantined":
+        raise RowError("not_sampled", str(record.get("reason") or ""))
+    problem = questions(record, columns, split)
+    gold = problem.answer
+    return Problem(problem.question, gold, _texts(record, columns["samples"]), last_number=is_number(gold))
+
+
+def gsm8k_solutions(record: Mapping[str, Any], columns: Mapping[str, str], split: str) -> Problem:
+    """GSM8K's released model solutions: a column a model, which holds `solution` and `is_correct`."""
+    found = []
+    for name, value in record.items():
+        if not isinstance(value, Mapping) or "solution" not in value:
+            continue
+        given = value.get("is_correct")
+        sample = _sample(value["solution"], f"{name}.solution")
+        found.append(
+            GivenSample(
+                None if sample.text is None else re.sub(r"<<[^<>]*>>", "", sample.text),
+                sample.fault,
+                origin=str(name),
+                given_correct=given if isinstance(given, bool) else None,
+            )
+        )
+    if not found:
+        raise RowError("no_samples", "no column holds an object with 'solution'")
+    gold = extract(text(record, columns["solution"]), last_number=True)
+    question = text(record, columns["question"])
+    return Problem(question, gold.answer if gold else "", tuple(found), last_number=True)
+
+
+def _texts(record: Mapping[str, Any], name: str) -> tuple[GivenSample, ...]:
+    values = field(record, name)
+    if not isinstance(values, list | tuple):
+        raise RowError("wrong_type", f"column {name!r} must be a list, got {kind(values)}")
+    if not values:
+        raise RowError("no_samples", f"column {name!r} is empty")
+    return tuple(_sample(value, f"sample {index} of column {name!r}") for index, value in enumerate(values))
+
+
+def _sample(value: Any, where: str) -> GivenSample:
+    known: Mapping[str, Any] = {}
+    if isinstance(value, Mapping) and "text" in value:
+        known, value = value, value["text"]
+    if not isinstance(value, str):
+        return GivenSample(None, str(not_text(where, value)))
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        return GivenSample(None, str(RowError("invalid_unicode", f"character {error.start} of {where}")))
+    return GivenSample(
+        SAMPLE_TEMPLATE.sub("", value).strip(),
+        num_tokens=known.get("num_tokens"),
+        finish_reason=known.get("finish_reason"),
+        mean_logprob=known.get("mean_logprob"),
+    )

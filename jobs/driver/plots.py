@@ -1,0 +1,52 @@
+"""Small SVG plots for reports, in one style: no display, no global state, text stays text."""
+
+import io
+from typing import Any, Final
+
+INK: Final = "#1c2733"
+BLUE: Final = "#2f6f9f"
+ORANGE: Final = "#c8662b"
+GREY: Final = "#9aa5ae"
+
+
+def figure() -> tuple[Any, Any]:
+    """A figure and its axes."""
+    from matplotlib.figure import Figure  # not pyplot: no global state, no display
+
+    drawn = Figure(figsize=(5.2, 2.9), layout="constrained")
+    axes = drawn.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8, colors=INK)
+    axes.grid(axis="y", color="#e6eaed", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return drawn, axes
+
+
+def svg(drawn: Any, axes: Any, xlabel: str, ylabel: str) -> str:
+    """The figure as an <svg> element."""
+    import matplotlib
+
+    axes.set_xlabel(xlabel, fontsize=9, color=INK)
+    axes.set_ylabel(ylabel, fontsize=9, color=INK)
+    sink = io.StringIO()
+    # Text stays text, so that the page can be searched and stays small.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sluice"}):
+        drawn.savefig(sink, format="svg", metadata={"Date": None}, transparent=True)
+    return sink.getvalue()[sink.getvalue().index("<svg") :]
+
+
+def whole_ticks(axes: Any) -> None:
+    """Only whole numbers on the y axis."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+
+
+def throughput(points: list[dict[str, float]]) -> str:
+    """Rows per second over the time at work."""
+    drawn, axes = figure()
+    xs, ys = ([point[name] for point in points] for name in ("seconds", "rows_per_second"))
+    axes.step(xs, ys, where="mid", color=BLUE, linewidth=1.5)
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+    return svg(drawn, axes, "seconds at work", "rows per second")

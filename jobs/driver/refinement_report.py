@@ -1,0 +1,178 @@
+"""The report of a refinement run: what was removed, what it cost, chains before and after."""
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from actors.record_kinds import REFINEMENT
+from actors.records import RecordStore, Totals
+from jobs.driver import plots
+from jobs.driver.report_parts import Report, records_at, reservoir
+
+NUMBER_COLUMNS: Final = (
+    "status", "reason", "edits.list.element.index", "ppl_original", "ppl_refined",
+    "tokens_original", "tokens_refined",
+)  # fmt: skip
+RATIO_EDGES: Final = np.concatenate([np.linspace(0.0, 2.0, 41), [np.inf]])
+
+
+@dataclass
+class _Survey:
+    """What one pass over the numbers of all records gathers."""
+
+    reasons: dict[str, Counter[str]] = field(
+        default_factory=lambda: {status: Counter() for status in REFINEMENT.statuses}
+    )
+    removed: Counter[int] = field(default_factory=Counter)
+    merged_rows: int = 0
+    ratios: np.ndarray = field(default_factory=lambda: np.zeros(len(RATIO_EDGES) - 1, dtype=np.int64))
+    before: Counter[int] = field(default_factory=Counter)  # tokens, in buckets of a tenth of a decade
+    after: Counter[int] = field(default_factory=Counter)
+    example_rows: list[int] = field(default_factory=list)
+
+
+def build(store: RecordStore) -> Report:
+    """Facts, plots and examples, in bounded memory."""
+    survey = _survey(store)
+    drawn = {"removed": _plot_removed(survey), "ratio": _plot_ratio(survey), "tokens": _plot_tokens(survey)}
+    examples = [_example(record) for record in records_at(store, survey.example_rows)]
+    return Report("refinement_report.html.j2", _facts(survey, store.totals()), drawn, {"examples": examples})
+
+
+def summary(facts: dict[str, Any]) -> list[str]:
+    """The facts for a terminal."""
+    rows, tokens, scored = facts["rows"], facts["reasoning_tokens"], facts["scoring"]
+    return [
+        f"rows        {rows['total']:,}: {rows['refined']:,} refined, {rows['unchanged']:,} unchanged, "
+        f"{rows['quarantined']:,} quarantined",
+        *(f"              {count:,} {reason}" for reason, count in facts["quarantined_by_reason"].items()),
+        f"reasoning   {tokens['original']:,} -> {tokens['refined']:,} tokens ({-tokens['saved_fraction']:+.1%}), "
+        f"{facts['steps_removed']:,} steps removed",
+        f"scoring     {scored['tokens_forwarded']:,} tokens forwarded, {scored['ratio']:.2f} times fewer than "
+        "one forward per variant",
+    ]
+
+
+def _survey(store: RecordStore) -> _Survey:
+    survey = _Survey()
+    chooser = random.Random(0)
+    num_refined = number = 0
+    for batch in store.batches(NUMBER_COLUMNS):
+        removed = pa.compute.list_value_length(batch["edits"]).fill_null(0).to_numpy(zero_copy_only=False)
+        original, refined = (_floats(batch[name]) for name in ("ppl_original", "ppl_refined"))
+        tokens = [_floats(batch[name]) for name in ("tokens_original", "tokens_refined")]
+        for offset, (status, reason) in enumerate(
+            zip(batch["status"].to_pylist(), batch["reason"].to_pylist(), strict=True)
+        ):
+            if reason is not None:
+                survey.reasons[status][reason.split(":", 1)[0]] += 1
+            if status == "refined":
+                num_refined += 1
+                reservoir(survey.example_rows, number + offset, num_refined, chooser)
+        scored = ~np.isnan(original)
+        survey.removed.update(removed[scored].tolist())
+        with np.errstate(invalid="ignore"):
+            survey.ratios += np.histogram((refined / original)[scored & (removed > 0)], RATIO_EDGES)[0]
+        for counter, values in zip((survey.before, survey.after), tokens, strict=True):
+            positive = values[scored & (values > 0)]
+            counter.update(np.floor(np.log10(positive) * 10).astype(int).tolist())
+        number += batch.num_rows
+    return survey
+
+
+def _floats(column: pa.Array) -> np.ndarray:
+    return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+
+
+def _facts(survey: _Survey, totals: Totals) -> dict[str, Any]:
+    saved = totals.sums["tokens_original"] - totals.sums["tokens_refined"]
+    num_scored = totals.statuses["refined"] + totals.statuses["unchanged"]
+    return {
+        "rows": {"total": totals.num_rows, **{status: totals.statuses[status] for status in REFINEMENT.statuses}},
+        "quarantined_by_reason": dict(survey.reasons["quarantined"].most_common()),
+        "unchanged_by_reason": dict(survey.reasons["unchanged"].most_common()),
+        "steps_removed": sum(number * rows for number, rows in survey.removed.items()),
+        "rows_by_steps_removed": {str(number): survey.removed[number] for number in sorted(survey.removed)},
+        "reasoning_tokens": {
+            "original": totals.sums["tokens_original"],
+            "refined": totals.sums["tokens_refined"],
+            "saved_fraction": saved / totals.sums["tokens_original"] if totals.sums["tokens_original"] else 0.0,
+            "mean_original": totals.sums["tokens_original"] / num_scored if num_scored else 0.0,
+            "mean_refined": totals.sums["tokens_refined"] / num_scored if num_scored else 0.0,
+        },
+        "scoring": {
+            "tokens_forwarded": totals.sums["tokens_scored"],
+            "tokens_separate_forwards": totals.sums["tokens_naive"],
+            "ratio": totals.sums["tokens_naive"] / totals.sums["tokens_scored"]
+            if totals.sums["tokens_scored"]
+            else 1.0,
+            "forward_seconds": totals.sums["forward_seconds"],
+        },
+    }
+
+
+def _example(record: dict[str, Any]) -> dict[str, Any]:
+    """Replay the edits on the steps, keeping what they took away in its place."""
+    shown = [{"text": text, "fate": "kept"} for text in record["steps"]]
+    for edit in record["edits"]:
+        alive = [step for step in shown if step["fate"] in ("kept", "merged")]
+        step = alive[edit["index"]]
+        step["ratio"] = edit["ratio"]
+        if edit["action"] == "merge":
+            alive[edit["index"] + 1]["fate"] = "removed"
+            step.update(fate="merged", text=edit["after"])
+        else:
+            step["fate"] = "removed"
+    return {
+        "id": record["id"],
+        "question": record["question"],
+        "steps": shown,
+        "tokens": (record["tokens_original"], record["tokens_refined"]),
+        "ppl": (record["ppl_original"], record["ppl_refined"]),
+    }
+
+
+def _plot_removed(survey: _Survey) -> str:
+    drawn, axes = plots.figure()
+    numbers = sorted(survey.removed)
+    axes.bar(numbers, [survey.removed[number] for number in numbers], color=plots.BLUE, width=0.8)
+    if numbers and numbers[-1] <= 12:
+        axes.set_xticks(range(numbers[-1] + 1))
+    plots.whole_ticks(axes)
+    return plots.svg(drawn, axes, "steps removed from a chain", "rows")
+
+
+def _plot_ratio(survey: _Survey) -> str:
+    drawn, axes = plots.figure()
+    finite = RATIO_EDGES[:-1]
+    width = finite[1] - finite[0]
+    # The last bar holds everything above the axis.
+    axes.bar(finite, survey.ratios, width=width, align="edge", color=plots.BLUE, edgecolor="white", linewidth=0.4)
+    axes.axvline(1.0, color=plots.ORANGE, linewidth=1.2)
+    used = np.flatnonzero(survey.ratios)
+    if len(used):
+        axes.set_xlim(finite[max(0, used[0] - 1)], finite[min(len(finite) - 1, max(used[-1], 20) + 1)] + width)
+    plots.whole_ticks(axes)
+    return plots.svg(drawn, axes, "perplexity after / before, refined rows", "rows")
+
+
+def _plot_tokens(survey: _Survey) -> str:
+    drawn, axes = plots.figure()
+    for counter, color, label in ((survey.before, plots.GREY, "before"), (survey.after, plots.BLUE, "after")):
+        buckets = range(min(counter), max(counter) + 2) if counter else range(2)
+        edges = 10 ** (np.asarray(buckets) / 10)
+        axes.stairs([counter[bucket] for bucket in buckets[:-1]], edges, color=color, label=label, linewidth=1.8)
+    axes.set_xscale("log")
+    axes.set_xlabel("")
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.legend(frameon=False, fontsize=8)
+    plots.whole_ticks(axes)
+    return plots.svg(drawn, axes, "reasoning tokens of a chain", "rows")

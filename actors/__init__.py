@@ -11,6 +11,9 @@
     scorer    a model and a prefix forest -> perplexities, exact, under a token budget (no Ray inside)
     engine_protocol      what the sampler asks of an engine
     transformers_engine  draws samples with a model in this process (no Ray inside)
+    openai_engine        draws samples from an endpoint, however long it is gone
+    sampler   hands questions to an engine, and their samples to the ledger
+    complaint what an actor says when only a person can mend it
     grader    grades samples, in processes that can be killed
     grading_process      what runs in those processes
     refiner   drives many refinements at once and keeps one scorer busy

@@ -17,10 +17,11 @@ class SampleRequest:
 class Engine(Protocol):
     """Draws samples. Many calls wait at once; the engine batches them as it likes.
 
-    `concurrency` is how many requests keep it busy.
+    `concurrency` is how many requests keep it busy, `forward_seconds` what it has computed or waited so far.
     """
 
     concurrency: int
+    forward_seconds: float
 
     async def sample(self, request: SampleRequest) -> Sample:
         """Draw one sample. Raises RowError when this prompt cannot be answered, whoever asks again."""

@@ -16,6 +16,7 @@ from typing import Any, Final
 import pyarrow as pa
 from ray.util.metrics import Counter
 
+from actors.complaint import Complaint
 from actors.journal import Journal
 from actors.records import RecordKind, RecordStore, Totals, read_ids
 from actors.storage import Storage
@@ -189,19 +190,19 @@ class _Batch:
 
 
 def check_session(run: Storage, session: str) -> None:
-    """Raise ValueError unless `session` may write to a run: the one that opened it last may.
+    """Raise Complaint unless `session` may write to a run: the one that opened it last may.
 
     Also where the run is not to be seen from this node.
     """
     try:
         owner = (run / SESSION_FILE).read_bytes().decode()
     except FileNotFoundError:
-        raise ValueError(
+        raise Complaint(
             f"output {run.path} cannot be seen by an actor on {socket.gethostname()}: "
             "choose a path that all nodes share, or a URI"
         ) from None
     if owner != session:
-        raise ValueError(f"another session has taken over {run.path}: let only one of them run")
+        raise Complaint(f"another session has taken over {run.path}: let only one of them run")
 
 
 class _Gate:

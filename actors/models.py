@@ -15,6 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+from algorithms.sampling import Prompt
+
 logger = logging.getLogger(__name__)
 
 EMBEDDED: Final = "smollm2"
@@ -41,10 +43,11 @@ def resolve_model(name: str) -> str:
     return name
 
 
-def check_model(name: str) -> dict[str, str]:
+def check_model(name: str, *, offsets: bool = False, chat: bool = False) -> dict[str, str]:
     """What identifies a model, from its config and tokenizer alone; loads no weights.
 
-    Raises ValueError when it does not exist, or has a tokenizer without character offsets.
+    Raises ValueError when it does not exist, or has a tokenizer without character offsets or a chat template
+    where they are needed.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -58,7 +61,10 @@ def check_model(name: str) -> dict[str, str]:
             f"model {name!r} cannot be loaded: it is no local folder, and the hub says: {reason}. "
             f"Name a folder, a hub model this machine can reach, or {EMBEDDED}"
         ) from None
-    check_tokenizer(tokenizer, name)
+    if offsets:
+        check_tokenizer(tokenizer, name)
+    if chat and not getattr(tokenizer, "chat_template", None):
+        raise ValueError(f"model {name!r} has no chat template: give a --template with {{question}} in it")
     identity = {"model": name, "architecture": (config.architectures or ["unknown"])[0]}
     commit = getattr(config, "_commit_hash", None)
     if commit:
@@ -66,6 +72,60 @@ def check_model(name: str) -> dict[str, str]:
     if Path(resolved).is_dir():
         identity["files"] = _folder_digest(Path(resolved))
     return identity
+
+
+def check_adapter(adapter: str, name: str) -> dict[str, str]:
+    """What identifies a PEFT adapter of a model; compares shapes, loads no weights.
+
+    Raises ValueError when it is none, or its weights do not fit the layers of the model.
+    """
+    import torch
+    from peft import PeftConfig
+    from safetensors import SafetensorError, safe_open
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = Path(adapter).expanduser()
+    weights = folder / "adapter_model.safetensors"
+    if not (folder / "adapter_config.json").is_file() or not weights.is_file():
+        raise ValueError(f"adapter {adapter!r} has no adapter_config.json with an adapter_model.safetensors beside it")
+    base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(resolve_model(name)))
+    layers = dict(model.named_modules())
+    try:
+        with safe_open(weights, "pt") as stored:
+            shapes = {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"adapter {adapter!r} cannot be read: {error}") from None
+    for key, shape in shapes.items():
+        layer, _, part = key.removeprefix("base_model.model.").partition(".lora_")
+        weight = getattr(layers.get(layer), "weight", None)
+        if part and (weight is None or shape[part.startswith("A")] != weight.shape[part.startswith("A")]):
+            raise ValueError(
+                f"adapter {adapter!r}, made for {base!r}, does not fit model {name!r}: "
+                f"{layer or key} is {'not there' if weight is None else tuple(weight.shape)}, {key} is {shape}"
+            )
+    return {"base": str(base), "files": _folder_digest(folder)}
+
+
+def end_ids(resolved: str) -> frozenset[int]:
+    """The tokens that end a text of a model."""
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    try:
+        ends = GenerationConfig.from_pretrained(resolved).eos_token_id
+    except OSError:  # a model without one
+        ends = AutoConfig.from_pretrained(resolved).get_text_config().eos_token_id
+    several = ends if isinstance(ends, list) else [ends]
+    return frozenset({*several, AutoTokenizer.from_pretrained(resolved).eos_token_id} - {None})
+
+
+def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
+    """The tokens of a prompt: of a text as it stands, of a conversation in the tokenizer's chat template."""
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt, verbose=False)["input_ids"])
+    messages = [{"role": role, "content": content} for role, content in prompt]
+    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
 
 
 def check_tokenizer(tokenizer: Any, name: str) -> None:

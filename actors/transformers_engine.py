@@ -43,6 +43,7 @@ MARGIN: Final = 5e-4  # in logits
 ROOM: Final = 64  # columns: a cache is copied when so many more are full
 PREFILL_TOKENS: Final = 8192  # of one forward of new rows, padding counted
 ATTENTION: Final = "sluice_grouped"
+LAYERS: Final = {"full_attention", "sliding_attention"}  # they keep nothing but keys and values
 
 
 @dataclass(eq=False, slots=True)
@@ -58,7 +59,6 @@ class _Row:
 
 
 Answer: TypeAlias = tuple[_Row, Sample | BaseException]
-NO_STATE: Final = {"full_attention", "sliding_attention"}  # layers that keep keys and values only
 
 
 class _GrowingLayer(DynamicLayer):
@@ -76,12 +76,13 @@ class _GrowingLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         new = slice(self.size, self.size + key_states.shape[2])
-        if self.keys is None:
+        if self.size == 0:
             self.keys, self.values = key_states, value_states
-        elif new.stop > self.keys.shape[2]:
-            self.keys, self.values = (_stacked([each[:, :, : self.size]]) for each in (self.keys, self.values))
-        self.keys[:, :, new] = key_states
-        self.values[:, :, new] = value_states
+        else:
+            if new.stop > self.keys.shape[2]:
+                self.keys, self.values = (_stacked([each[:, :, : self.size]]) for each in (self.keys, self.values))
+            self.keys[:, :, new] = key_states
+            self.values[:, :, new] = value_states
         self.size, self.is_initialized = new.stop, True
         return self.keys[:, :, : new.stop], self.values[:, :, : new.stop]
 
@@ -155,7 +156,7 @@ class TransformersEngine:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(resolved)
         loaded: Any = AutoModelForCausalLM.from_pretrained(resolved, dtype=getattr(torch, dtype))
         config = loaded.config.get_text_config()
-        if not set(getattr(config, "layer_types", None) or ()) <= NO_STATE:
+        if not set(getattr(config, "layer_types", None) or ()) <= LAYERS:
             raise ValueError(f"model {model!r} keeps more than keys and values, which cannot be batched here")
         self.model = (_with_adapter(loaded, model, adapter) if adapter else loaded).to(self.device).eval()
         if self.device.type == "cpu" and self.model.config._attn_implementation == "sdpa":
@@ -400,11 +401,18 @@ class TransformersEngine:
 
 
 def _num_cached(rows: Sequence[_Row]) -> int:
+    """Columns that the longest of the rows fills."""
     return max(len(row.ids) - 1 for row in rows)
 
 
 def grouped_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **unused: Any
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None = None,
+    **unused: Any,
 ) -> tuple[Tensor, None]:
     """Attention on CPU, query [B, H, T, D], key and value [B, G, L, D] -> [B, T, H, D] (transformers' interface).
 
@@ -440,13 +448,16 @@ def _with_adapter(model: Any, name: str, adapter: str) -> Any:
     config = PeftConfig.from_pretrained(adapter)
     if config.is_prompt_learning:
         raise ValueError(f"adapter {adapter!r} puts tokens before the prompt; only adapters of layers can be sampled")
-    problem = f"adapter {adapter!r}, made for {config.base_model_name_or_path!r}, does not fit model {name!r}"
+    base = config.base_model_name_or_path
+    problem = f"adapter {adapter!r}, made for {base!r}, does not fit model {name!r}"
     try:
-        adapted: Any = PeftModel.from_pretrained(model, adapter)
+        adapted: Any = PeftModel.from_pretrained(model, adapter, torch_device="cpu")
         unmatched = adapted.load_adapter(adapter, "default", torch_device="cpu")
     except (RuntimeError, ValueError, KeyError) as error:
         raise ValueError(f"{problem}: {str(error).strip().splitlines()[-1].strip()}") from None
     keys = unmatched.missing_keys + unmatched.unexpected_keys
     if keys:
         raise ValueError(f"{problem}: {len(keys)} weights are missing or unknown, the first is {keys[0]}")
+    if base not in (name, model.name_or_path):  # the same model may have moved, so shapes decide
+        logger.warning("adapter %r fits model %r, but was made for %r", adapter, name, base)
     return adapted.get_base_model()

@@ -12,6 +12,7 @@ is tested with a table of numbers.
     answers/       final answers: extraction, equivalence, classes
     grading        the answer a solution states, whether it is right, and why if it cannot be told
     splits         train, validation, held out: by problem
+    prompts        a question in a template or a conversation, with worked examples
     sampling       what a sample is, and where its randomness comes from
     prefix_forest  token sequences that share prefixes, flattened for one forward pass
     perplexity     which tokens count, and the exponential of their mean loss

@@ -17,6 +17,8 @@ REASONS: Final = MappingProxyType(
         "no_steps": "the solution holds no step",
         "no_answer": "the solution does not state its answer the way the format says",
         "duplicate_id": "an earlier row has the same id",
+        "refused": "the endpoint refuses the prompt",
+        "engine_error": "the engine fails at the row",
         "no_samples": "the problem has no sample",
         "not_sampled": "sampling itself quarantined the question",
         "too_long": "the row does not fit the model's context window",

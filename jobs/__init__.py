@@ -1,6 +1,7 @@
 """What a person runs: one file is one verb, `python -m jobs.VERB` or `sluice VERB`.
 
     refine       a corpus -> the same corpus with the steps perplexity does not need taken out
+    sample       many answers per question, from any engine
     grade        sampled solutions -> right, wrong or unknown, one record a sample
     report       the report of a run again, any time
     export       a refined corpus -> files that trainers load as they are

@@ -131,7 +131,7 @@ def run(config: RefineConfig, make_scorer: Callable[[], Scorer] | None = None) -
     )
     dtype = resolve_dtype(config.dtype, config.device)
     try:
-        model = check_model(config.model) if make_scorer is None else {"model": repr(make_scorer)}
+        model = check_model(config.model, offsets=True) if make_scorer is None else {"model": repr(make_scorer)}
     except ValueError as error:
         raise UserError(str(error)) from None
     if make_scorer is None:

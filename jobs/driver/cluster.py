@@ -40,7 +40,7 @@ def connect(num_cpus_if_local: int) -> Iterator[Cluster]:
     import ray
 
     if ray.is_initialized():
-        _configure_data()
+        quieten_data()
         yield Cluster(is_local=not address, resources=ray.cluster_resources())
         return
     arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -56,7 +56,7 @@ def connect(num_cpus_if_local: int) -> Iterator[Cluster]:
             raise UserError(_unreachable(address, str(error).strip().split("\n")[0])) from None
     else:
         ray.init(address="local", num_cpus=num_cpus_if_local, include_dashboard=False, **arguments)
-    _configure_data()
+    quieten_data()
     if threading.current_thread() is threading.main_thread():
         # Ray has put its own handler, which prints a stack trace, where ours was.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -66,7 +66,8 @@ def connect(num_cpus_if_local: int) -> Iterator[Cluster]:
         ray.shutdown()
 
 
-def _configure_data() -> None:
+def quieten_data() -> None:
+    """No progress bars and no chatter from Ray Data."""
     import ray.data
 
     context = ray.data.DataContext.get_current()

@@ -15,6 +15,7 @@ from actors.corpus import READ_BYTES, SUFFIXES, Corpus, CorpusFile
 from actors.storage import list_files, open_storage
 from algorithms.chains import split_pattern
 from algorithms.formats import FORMATS
+from jobs.driver import manifest
 from jobs.driver.command import UserError
 
 PEEK_ROWS: Final = 100
@@ -51,6 +52,7 @@ def open_corpus(
         except ValueError as error:
             raise UserError(f"--split: {error}") from None
     try:
+        uri, id_column = _rows_of_run(uri, id_column)
         listed = list_files(uri, SUFFIXES)
         root = open_storage(uri)
     except (ValueError, OSError) as error:
@@ -60,6 +62,16 @@ def open_corpus(
     corpus = Corpus(files, format_name, dict(columns), split, id_column, limit)
     _check_columns(corpus)
     return corpus
+
+
+def _rows_of_run(uri: str, id_column: str | None) -> tuple[str, str | None]:
+    """Where `uri` is the folder of a run, its records, which bring their ids along. Raises UserError if unfinished."""
+    if any(mark in uri for mark in "*?[") or not (open_storage(uri) / manifest.NAME).exists():
+        return uri, id_column
+    run = manifest.load(open_storage(uri))
+    if run is not None and run.status != "finished":
+        raise UserError(f"--input: the run in {uri} is not finished; its own command goes on with it")
+    return f"{uri.rstrip('/')}/rows", id_column or "id"
 
 
 def fingerprint(corpus: Corpus) -> dict[str, Any]:

@@ -199,8 +199,8 @@ def told_by_actors() -> Iterator[None]:
     except ray.exceptions.RayError as error:
         # An actor that cannot be made, or is not wanted any more, tells why in the text of its death.
         is_stillborn = isinstance(error, ray.exceptions.RayActorError)
-        pattern = r"^(?:ValueError|OSError): (.+)$" if is_stillborn else r"^ValueError: (another session .+)$"
-        complaint = re.search(pattern, str(error), re.MULTILINE)
+        kinds = r"(?:ValueError|OSError|(?:\w+\.)*Complaint)" if is_stillborn else r"(?:\w+\.)*Complaint"
+        complaint = re.search(rf"^{kinds}: (.+)$", str(error), re.MULTILINE)
         if complaint is None:
             raise
         raise UserError(complaint[1]) from None

@@ -1,6 +1,7 @@
 """Small SVG plots for reports, in one style: no display, no global state, text stays text."""
 
 import io
+from collections import Counter
 from typing import Any, Final
 
 INK: Final = "#1c2733"
@@ -40,6 +41,23 @@ def whole_ticks(axes: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+
+
+def log_stairs(axes: Any, counts: Counter[int], per_decade: int, color: str, label: str) -> None:
+    """A histogram over buckets of a logarithm, as a line; bucket b begins at 10^(b / per_decade)."""
+    buckets = range(min(counts), max(counts) + 2) if counts else range(2)
+    edges = [10 ** (bucket / per_decade) for bucket in buckets]
+    axes.stairs([counts[bucket] for bucket in buckets[:-1]], edges, color=color, label=label, linewidth=1.8)
+
+
+def log_ticks(axes: Any) -> None:
+    """A logarithmic x axis with plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def throughput(points: list[dict[str, float]]) -> str:

@@ -163,16 +163,8 @@ def _plot_ratio(survey: _Survey) -> str:
 def _plot_tokens(survey: _Survey) -> str:
     drawn, axes = plots.figure()
     for counter, color, label in ((survey.before, plots.GREY, "before"), (survey.after, plots.BLUE, "after")):
-        buckets = range(min(counter), max(counter) + 2) if counter else range(2)
-        edges = 10 ** (np.asarray(buckets) / 10)
-        axes.stairs([counter[bucket] for bucket in buckets[:-1]], edges, color=color, label=label, linewidth=1.8)
-    axes.set_xscale("log")
-    axes.set_xlabel("")
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
-
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_formatter(NullFormatter())
+        plots.log_stairs(axes, counter, 10, color, label)
+    plots.log_ticks(axes)
     axes.legend(frameon=False, fontsize=8)
     plots.whole_ticks(axes)
     return plots.svg(drawn, axes, "reasoning tokens of a chain", "rows")

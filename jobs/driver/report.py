@@ -17,12 +17,12 @@ from markupsafe import Markup
 from actors.records import Commit, RecordStore
 from actors.storage import Storage
 from algorithms.row_errors import REASONS
-from jobs.driver import grading_report, plots, refinement_report
+from jobs.driver import grading_report, plots, refinement_report, sampling_report
 from jobs.driver.command import UserError
 from jobs.driver.manifest import Manifest
 from jobs.driver.progress import clock
 
-REPORTS: Final = MappingProxyType({"refine": refinement_report, "grade": grading_report})
+REPORTS: Final = MappingProxyType({"refine": refinement_report, "sample": sampling_report, "grade": grading_report})
 
 
 def write_report(output: Storage, store: RecordStore, manifest: Manifest) -> dict[str, Any]:

@@ -350,6 +350,13 @@ def test_an_adapter_of_another_model_is_refused(byte_model, tmp_path, change):
     assert "\n" not in str(caught.value)
 
 
+def test_an_adapter_of_a_model_of_equal_shapes_is_told(byte_model, tmp_path, caplog):
+    other = AutoModelForCausalLM.from_pretrained(byte_model)
+    other.config._name_or_path = other.name_or_path = "models/other"
+    TransformersEngine(byte_model, GREEDY, adapter=save_adapter(tmp_path, other))
+    assert f"fits model {byte_model!r}, but was made for 'models/other'" in caplog.text
+
+
 def test_a_folder_without_an_adapter_is_refused(byte_model):
     with pytest.raises(ValueError, match=r"has no adapter_config\.json"):
         TransformersEngine(byte_model, GREEDY, adapter=byte_model)

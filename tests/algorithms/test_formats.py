@@ -106,5 +106,5 @@ def test_source_holds_all_other_columns():
 
 
 def test_every_format_names_what_it_reads():
-    assert set(FORMATS) == {"steps", "gsm8k", "math", "chat", "text"}
+    assert set(FORMATS) == {"steps", "gsm8k", "math", "chat", "text", "questions", "tdg", "samples", "gsm8k-solutions"}
     assert all(" " not in reason for reason in REASONS)

@@ -1,0 +1,136 @@
+"""Samples from any OpenAI-compatible endpoint, which may be slow, rate limited or gone for an hour.
+
+A request that fails for a reason that passes (no connection, 408, 409, 429, 5xx) is sent again, later and later,
+until the patience of the run is at an end; no row is lost over it. A request that the endpoint refuses as
+such (400, 413, 422) is the row's fault.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import time
+from typing import Any, Final
+
+import openai
+
+from actors.complaint import Complaint
+from actors.engine_protocol import SampleRequest
+from algorithms.row_errors import RowError
+from algorithms.sampling import Sample, SamplingParams
+
+logger = logging.getLogger(__name__)
+
+FIRST_WAIT_SECONDS: Final = 1.0
+LONGEST_WAIT_SECONDS: Final = 60.0
+REQUEST_SECONDS: Final = 600.0
+KEY_VARIABLE: Final = "OPENAI_API_KEY"
+ROW_FAULTS: Final = (openai.BadRequestError, openai.UnprocessableEntityError)
+PASSING: Final = (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError, openai.ConflictError)
+
+
+class OpenAIEngine:
+    """Draws samples from `model` at `url`, `concurrency` requests at once.
+
+    The key is in OPENAI_API_KEY; endpoints of one's own need none. `patience_seconds` is how long the endpoint
+    may answer nothing at all. Same seed, same sample only as far as the endpoint keeps its seeds.
+    """
+
+    def __init__(
+        self, url: str, model: str, params: SamplingParams, *, concurrency: int = 32, patience_seconds: float = 4 * 3600
+    ) -> None:
+        self.concurrency = concurrency
+        self.forward_seconds = 0.0
+        self._url = url
+        self._model = model
+        self._params = params
+        self._patience_seconds = patience_seconds
+        self._client: Any = openai.AsyncOpenAI(
+            base_url=url, api_key=os.environ.get(KEY_VARIABLE, "none"), max_retries=0, timeout=REQUEST_SECONDS
+        )
+        self._places = asyncio.Semaphore(concurrency)
+        self._last_answer = time.monotonic()
+        self._asks_logprobs = True
+
+    async def sample(self, request: SampleRequest) -> Sample:
+        """Draw one sample, however often it takes to ask. Raises RowError for a prompt the endpoint refuses."""
+        async with self._places:
+            wait = FIRST_WAIT_SECONDS
+            while True:
+                try:
+                    sample = await self._ask(request)
+                except PASSING as error:
+                    await self._wait(error, wait)
+                    wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+                except openai.APIStatusError as error:
+                    if isinstance(error, ROW_FAULTS) or error.status_code == 413:
+                        if self._asks_logprobs and "logprob" in str(error).lower():
+                            self._asks_logprobs = False  # not every endpoint gives them
+                            continue
+                        raise RowError("refused", _line(error)) from None
+                    if error.status_code == 408:
+                        await self._wait(error, wait)
+                        continue
+                    raise Complaint(f"the endpoint {self._url} says no: {_line(error)}") from None
+                else:
+                    self._last_answer = time.monotonic()
+                    return sample
+
+    async def _wait(self, error: openai.APIError, seconds: float) -> None:
+        silent = time.monotonic() - self._last_answer
+        if silent > self._patience_seconds:
+            raise Complaint(
+                f"the endpoint {self._url} has not answered for {silent:.0f} s: {_line(error)}; "
+                "the same command goes on where it stopped"
+            )
+        asked = getattr(error, "response", None)
+        header = asked.headers.get("retry-after", "") if asked is not None else ""
+        seconds = float(header) if header.replace(".", "", 1).isdigit() else seconds
+        logger.warning("%s: asking again in about %.0f s (%s)", self._url, seconds, _line(error))
+        await asyncio.sleep(seconds * random.uniform(0.7, 1.3))  # so that they do not all come back at once
+
+    async def _ask(self, request: SampleRequest) -> Sample:
+        started = time.monotonic()
+        params = self._params
+        options: dict[str, Any] = {
+            "model": self._model,
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            "max_tokens": params.max_tokens,
+            "seed": request.seed & 0x7FFFFFFF,  # some endpoints keep 32 bits
+        }
+        if params.stop:
+            options["stop"] = list(params.stop)
+        if isinstance(request.prompt, str):
+            logprobs = {"logprobs": 0} if self._asks_logprobs else {}
+            answer: Any = await self._client.completions.create(prompt=request.prompt, **options, **logprobs)
+        else:
+            messages: Any = [{"role": role, "content": content} for role, content in request.prompt]
+            logprobs = {"logprobs": True} if self._asks_logprobs else {}
+            answer = await self._client.chat.completions.create(messages=messages, **options, **logprobs)
+        self.forward_seconds += (time.monotonic() - started) / self.concurrency
+        return _sample(answer)
+
+
+def _sample(answer: Any) -> Sample:
+    choice = answer.choices[0] if answer.choices else None
+    if choice is None or choice.finish_reason not in ("stop", "length"):
+        raise RowError("refused", f"the endpoint ended with {choice.finish_reason if choice else 'no choice'}")
+    text = choice.text if hasattr(choice, "text") else choice.message.content
+    values = _logprobs(choice)
+    tokens = answer.usage.completion_tokens if answer.usage else len(values)
+    return Sample(text or "", tokens, choice.finish_reason, sum(values) / len(values) if values else None)
+
+
+def _logprobs(choice: Any) -> list[float]:
+    """The log-probabilities of the tokens, [] where the endpoint gives none; chat and completions differ."""
+    found = choice.logprobs
+    if found is None:
+        return []
+    if getattr(found, "content", None):
+        return [token.logprob for token in found.content]
+    return [value for value in getattr(found, "token_logprobs", None) or [] if value is not None]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

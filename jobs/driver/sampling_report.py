@@ -1,0 +1,97 @@
+"""The report of a sampling run: how many samples, how long, how they ended, and some of them."""
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from actors.records import RecordStore, Totals
+from jobs.driver import plots
+from jobs.driver.report_parts import Report, records_at, reservoir
+
+NUM_SHOWN = 6
+BUCKETS_PER_DECADE = 10
+
+
+@dataclass
+class _Survey:
+    """What one pass over all records gathers."""
+
+    quarantined: Counter[str] = field(default_factory=Counter)
+    endings: Counter[str] = field(default_factory=Counter)
+    lengths: Counter[int] = field(default_factory=Counter)  # tokens, in buckets of a tenth of a decade
+    logprob_sum: float = 0.0
+    num_logprobs: int = 0
+    example_rows: list[int] = field(default_factory=list)
+
+
+def build(store: RecordStore) -> Report:
+    """Facts, the plot of lengths and some samples."""
+    survey = _survey(store)
+    drawn = {"lengths": _plot_lengths(survey)}
+    shown = {"examples": list(records_at(store, survey.example_rows))}
+    return Report("sampling_report.html.j2", _facts(survey, store.totals()), drawn, shown)
+
+
+def summary(facts: dict[str, Any]) -> list[str]:
+    """The facts for a terminal."""
+    rows, tokens = facts["rows"], facts["tokens"]
+    return [
+        f"questions   {rows['total']:,}: {rows['sampled']:,} sampled, {rows['quarantined']:,} quarantined",
+        *(f"              {count:,} {reason}" for reason, count in facts["quarantined_by_reason"].items()),
+        f"samples     {facts['samples']:,}, {tokens['mean']:.1f} tokens each, "
+        f"{facts['cut_fraction']:.1%} cut at their length",
+        f"engine      {tokens['total']:,} tokens in {facts['forward_seconds']:,.1f} s of all actors"
+        if facts["forward_seconds"]
+        else f"engine      {tokens['total']:,} tokens",
+    ]
+
+
+def _survey(store: RecordStore) -> _Survey:
+    survey = _Survey()
+    chooser = random.Random(0)
+    number = sampled = 0
+    for batch in store.batches(("status", "reason", "samples")):
+        for offset, (status, reason) in enumerate(
+            zip(batch["status"].to_pylist(), batch["reason"].to_pylist(), strict=True)
+        ):
+            if status == "quarantined":
+                survey.quarantined[reason.split(":", 1)[0]] += 1
+            else:
+                sampled += 1
+                reservoir(survey.example_rows, number + offset, sampled, chooser, NUM_SHOWN)
+        number += batch.num_rows
+        samples = batch["samples"].flatten()
+        survey.endings.update(samples.field("finish_reason").to_pylist())
+        tokens = samples.field("num_tokens").to_numpy(zero_copy_only=False)
+        buckets = np.floor(np.log10(np.maximum(tokens, 1)) * BUCKETS_PER_DECADE).astype(int)
+        survey.lengths.update(buckets.tolist())
+        logprobs = samples.field("mean_logprob").drop_null()
+        survey.logprob_sum += pa.compute.sum(logprobs).as_py() or 0.0
+        survey.num_logprobs += len(logprobs)
+    return survey
+
+
+def _facts(survey: _Survey, totals: Totals) -> dict[str, Any]:
+    samples, tokens = totals.sums["num_samples"], totals.sums["num_tokens"]
+    return {
+        "rows": {"total": totals.num_rows, **{name: totals.statuses[name] for name in ("sampled", "quarantined")}},
+        "quarantined_by_reason": dict(survey.quarantined.most_common()),
+        "samples": samples,
+        "samples_by_finish_reason": dict(survey.endings.most_common()),
+        "cut_fraction": totals.sums["num_cut"] / samples if samples else 0.0,
+        "tokens": {"total": tokens, "mean": tokens / samples if samples else 0.0},
+        "mean_logprob": survey.logprob_sum / survey.num_logprobs if survey.num_logprobs else None,
+        "forward_seconds": totals.sums["forward_seconds"],
+    }
+
+
+def _plot_lengths(survey: _Survey) -> str:
+    drawn, axes = plots.figure()
+    plots.log_stairs(axes, survey.lengths, BUCKETS_PER_DECADE, plots.BLUE, "")
+    plots.log_ticks(axes)
+    plots.whole_ticks(axes)
+    return plots.svg(drawn, axes, "tokens of a sample", "samples")

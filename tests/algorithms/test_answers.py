@@ -1,0 +1,139 @@
+"""Final answers: equivalence against a table, extraction against sentences, classes."""
+
+import itertools
+
+import pytest
+
+from algorithms.answers.classes import answer_classes
+from algorithms.answers.equivalence import equivalent
+from algorithms.answers.extraction import Extracted, extract, last_boxed
+from algorithms.answers.string_rule import normalise, string_correct
+from algorithms.answers.structure import UnparsableAnswer, parse_answer
+from tests.algorithms.equivalence_cases import EQUAL, NOT_EQUAL
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:antlr4.*")
+
+
+def test_the_table_is_large_and_does_not_contradict_itself():
+    assert len(EQUAL) + len(NOT_EQUAL) >= 150
+    equal = {frozenset(pair) for pair in EQUAL}
+    assert not equal & {frozenset(pair) for pair in NOT_EQUAL}
+    assert len(equal) == len(EQUAL)
+
+
+@pytest.mark.parametrize(("one", "other"), EQUAL)
+def test_equal_answers_are_equal_both_ways(one, other):
+    assert equivalent(one, other)
+    assert equivalent(other, one)
+
+
+@pytest.mark.parametrize(("one", "other"), NOT_EQUAL)
+def test_other_answers_are_not_equal_either_way(one, other):
+    assert not equivalent(one, other)
+    assert not equivalent(other, one)
+
+
+@pytest.mark.parametrize("answer", sorted({answer for pair in EQUAL + NOT_EQUAL for answer in pair}))
+def test_an_answer_equals_itself(answer):
+    # Not letter by letter, which would be no test: in braces, which only parsing takes away.
+    plain = "$" not in answer and r"\text" not in answer and not answer.endswith(".")
+    assert equivalent(answer, f"{{{answer}}}" if plain else f"{answer} .")
+
+
+@pytest.mark.parametrize("missing", ["", "   ", "\n"])
+def test_nothing_equals_a_missing_answer(missing):
+    assert not equivalent(missing, missing)
+    assert not equivalent(missing, "0")
+    assert not equivalent(r"\emptyset", missing)
+
+
+def test_order_counts_where_the_question_asks_for_it():
+    assert equivalent("3, 1, 2", "1, 2, 3")
+    assert not equivalent("3, 1, 2", "1, 2, 3", ordered=True)
+    assert equivalent(r"1, 0.5, 2", r"1, \frac{1}{2}, 2", ordered=True)
+
+
+@pytest.mark.parametrize("answer", [r"\frac{1}{", "x" * 3000, r"\frac{1}{2}+\cdots+\frac{1}{9}", "(1,,2)"])
+def test_what_is_no_answer_is_said_to_be_none(answer):
+    with pytest.raises(UnparsableAnswer):
+        equivalent(answer, "12345")
+    assert equivalent(answer, f" {answer} ")  # the same text is the same answer
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer", "found_by"),
+    [
+        (r"So it is $\boxed{\frac{1}{2}}$.", r"\frac{1}{2}", "boxed"),
+        (r"First \boxed{1}, no: \boxed{2}, or \boxed{3", "2", "boxed"),
+        (r"Thus $\fbox{7}$", "7", "boxed"),
+        (r"It is $\boxed 9$.", "9", "boxed"),
+        (r"The answer is 3. \boxed{4}", "4", "boxed"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}", "boxed"),
+        ("2 + 2 = 4\n#### 4", "4", "hashes"),
+        ("She has 3.\nThe answer is 36-48\\pi square centimeters.", "36-48\\pi square centimeters", "stated"),
+        ("The answer is 3.14.", "3.14", "stated"),
+        ("**Final answer:** 12 apples", "12 apples", "stated"),
+        ("The answer to the question is: $5$.", "$5$", "stated"),
+        ("The answer is 8:34 p.m.", "8:34 p.m", "stated"),
+        ("10 + 8 = 18\nA: 18", "18", "stated"),
+        (r"our final answer is \[\frac{1}{2}.\]", r"\frac{1}{2}.", "stated"),
+        (r"We compute. Therefore, $x = \frac{3}{2}$.", r"\frac{3}{2}", "concluded"),
+        (r"Hence, the solutions are $-4$ and $\frac{3}{5}$.", r"$-4$ and $\frac{3}{5}", "concluded"),
+        ("So, there are 102 integers in all.", "102", "concluded"),
+    ],
+)
+def test_extraction_finds_what_a_solution_states(solution, answer, found_by):
+    found = extract(solution)
+    assert found is not None
+    assert found.found_by == found_by
+    assert found.answer.rstrip("$. ") == answer.rstrip("$. ")
+
+
+@pytest.mark.parametrize(
+    "solution",
+    ["", "We do not know.", "Thus, there is no such $n$.", r"\boxed{}", "The answer is not unique.", "2 is even"],
+)
+def test_extraction_finds_nothing_where_nothing_is_stated(solution):
+    assert extract(solution) is None
+
+
+def test_the_last_number_only_where_it_is_allowed():
+    assert extract("He had 3, then 1,250") is None
+    assert extract("He had 3, then 1,250", last_number=True) == Extracted("1,250", "last_number")
+    assert extract("Nothing", last_number=True) is None
+
+
+def test_boxes_balance():
+    assert last_boxed(r"\boxed{a{b}{c}}") == "a{b}{c}"
+    assert last_boxed(r"\boxed{a \} b}") == r"a \} b"
+    assert last_boxed(r"\boxed{1} then \boxed{2") == "1"
+    assert last_boxed("no box") is None
+
+
+def test_the_string_rule_knows_spelling_and_no_mathematics():
+    assert string_correct(r"\frac{1}{2}", r"\boxed{\dfrac12}")
+    assert string_correct("0.5", r"\boxed{1/2}")
+    assert string_correct("5", r"\boxed{x = 5 \text{ cm}}")
+    assert not string_correct(r"\frac{1}{2}", r"\boxed{\frac{2}{4}}")
+    assert not string_correct("5", "The answer is 5.")
+    assert not string_correct("", r"\boxed{}")
+    assert normalise(r"\left( 3 ,\ 4 \right)") == r"(3,\4)"
+
+
+def test_classes_are_the_same_in_any_order():
+    answers = ["5", "5 cm", "5 meters", "6", None, r"\frac{1}{", "6.0"]
+    for order in itertools.islice(itertools.permutations(answers), 0, None, 97):
+        classes = dict(zip(order, answer_classes(order), strict=True))
+        # 5 cm and 5 meters are joined by the bare 5; what is missing or unparsable has no class.
+        assert classes["5"] == classes["5 cm"] == classes["5 meters"]
+        assert classes["6"] == classes["6.0"] != classes["5"]
+        assert classes[None] is classes[r"\frac{1}{"] is None
+        numbers = [number for number in answer_classes(order) if number is not None]
+        assert list(dict.fromkeys(numbers)) == [0, 1]  # numbered as they appear
+
+
+def test_parsing_keeps_what_a_thing_is():
+    assert type(parse_answer("(1,2]")).__name__ == "Sequence"
+    assert type(parse_answer(r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}")).__name__ == "Matrix"
+    assert type(parse_answer("18 cans of red paint")).__name__ == "Quantity"
+    assert parse_answer(" ") is None

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from algorithms.grading import asks_for_order, grade
+from algorithms.grading import grade
 
 MEMORY_BYTES: Final = 2 << 30
 MAX_DIGITS: Final = 1 << 20
@@ -45,8 +45,7 @@ def grade_samples(
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     last_second = math.ceil(time.process_time() + 3 * limit_seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (_at_most(last_second, hard), hard))
-    ordered = asks_for_order(question)
-    return [(index, asdict(grade(gold, text, last_number=last_number, ordered=ordered))) for index, text in samples]
+    return [(index, asdict(grade(question, gold, text, last_number=last_number))) for index, text in samples]
 
 
 def _at_most(value: int, hard: int) -> int:

@@ -3,11 +3,11 @@
 Nothing here limits time or memory; see `actors.grader` for that.
 """
 
-import re
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from algorithms.answers.demands import demand_of, meets
 from algorithms.answers.equivalence import check_parsable, equivalent
 from algorithms.answers.extraction import extract
 from algorithms.answers.string_rule import string_correct
@@ -26,12 +26,6 @@ UNKNOWN: Final = MappingProxyType(
         "crashed": "the process that compared died",
     }
 )
-ORDER: Final = re.compile(
-    r"\b(?:least|smallest|lowest|shortest|greatest|largest|highest|biggest|longest)\s+to\s+(?:the\s+)?"
-    r"(?:least|smallest|lowest|shortest|greatest|largest|highest|biggest|longest)\b"
-    r"|\b(?:increasing|decreasing|ascending|descending|alphabetical|chronological)\s+order\b|\border\s+of\b",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +42,8 @@ class Grade:
     string_correct: bool
 
 
-def asks_for_order(question: str) -> bool:
-    """Whether a question asks for values in an order, so that the same values in another one are wrong."""
-    return ORDER.search(question) is not None
-
-
-def grade(gold: str, solution: str, *, last_number: bool, ordered: bool) -> Grade:
-    """Grade one solution. `last_number` allows the last resort of extraction, `ordered` says that order counts."""
+def grade(question: str, gold: str, solution: str, *, last_number: bool) -> Grade:
+    """Grade one solution. `last_number` allows the last resort of extraction."""
     by_string = string_correct(gold, solution)
     found = extract(solution, last_number=last_number)
     if found is None:
@@ -62,7 +51,7 @@ def grade(gold: str, solution: str, *, last_number: bool, ordered: bool) -> Grad
     if not gold.strip():
         return Grade(found.answer, found.found_by, None, "no_gold", by_string)
     try:
-        correct = equivalent(gold, found.answer, ordered=ordered)
+        correct = equivalent(gold, found.answer) and meets(demand_of(question), gold, found.answer)
     except UnparsableAnswer as error:
         try:
             check_parsable(gold)

@@ -4,6 +4,7 @@
     cleaning     the ways to write one thing, brought to one
     structure    an answer's text -> a tree: lists, intervals, matrices, relations, quantities, words
     equivalence  whether two answers are the same, by structure; expressions by math-verify
+    demands      the form a question demands of its answer: an order, factored, expanded
     classes      many answers to one question -> classes of the same answer
 
 Nothing here limits time: SymPy can think for hours about one expression. Whoever calls `equivalence` on answers

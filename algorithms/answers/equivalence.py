@@ -65,21 +65,14 @@ CONSTANTS: Final = ("i", "e", r"\pi", r"\infty")
 FUNCTIONS: Final = r"\\(?:sin|cos|tan|cot|sec|csc|cis|arcsin|arccos|arctan)"
 
 
-def equivalent(first: str, second: str, *, ordered: bool = False) -> bool:
-    """Whether two answers are the same; with `ordered` lists too must have the same order.
-
-    Raises UnparsableAnswer where one is nothing that can be compared.
-    """
+def equivalent(first: str, second: str) -> bool:
+    """Whether two answers are the same. Raises UnparsableAnswer where one is nothing that can be compared."""
     if not first.strip() or not second.strip():
         return False
     if first.strip() == second.strip():
         return True
     one, other = parse_answer(first), parse_answer(second)
-    if one is None or other is None:
-        return False
-    if ordered and isinstance(one, Values) and isinstance(other, Values) and not (one.is_set or other.is_set):
-        return len(one.items) == len(other.items) and all(map(same, one.items, other.items))
-    return same(one, other)
+    return one is not None and other is not None and same(one, other)
 
 
 def check_parsable(answer: str) -> None:

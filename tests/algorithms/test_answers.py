@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from algorithms.answers.classes import answer_classes
+from algorithms.answers.demands import demand_of, meets
 from algorithms.answers.equivalence import equivalent
 from algorithms.answers.extraction import Extracted, extract, last_boxed
 from algorithms.answers.string_rule import normalise, string_correct
@@ -47,10 +48,30 @@ def test_nothing_equals_a_missing_answer(missing):
     assert not equivalent(r"\emptyset", missing)
 
 
-def test_order_counts_where_the_question_asks_for_it():
-    assert equivalent("3, 1, 2", "1, 2, 3")
-    assert not equivalent("3, 1, 2", "1, 2, 3", ordered=True)
-    assert equivalent(r"1, 0.5, 2", r"1, \frac{1}{2}, 2", ordered=True)
+@pytest.mark.parametrize(
+    ("question", "gold", "right", "wrong"),
+    [
+        ("List them from least to greatest.", "1, 2, 3", "1, 2, 3.0", "3, 1, 2"),
+        ("Write the roots in increasing order.", r"1, \frac{1}{2}", "1, 0.5", "0.5, 1"),
+        ("Factor $3x^2+10x+7$.", "(3x+7)(x+1)", "(x+1)(3x+7)", "3x^2+10x+7"),
+        ("Factor completely: $2x^2 - 8$", "2(x+2)(x-2)", "2 (x - 2)(x + 2)", "2(x^2-4)"),
+        ("Factor $144b^3+72b^2$.", "72b^2(2b+1)", "72 b^2 (1+2b)", "b^2(144b+72)"),
+        ("Expand the product $(x+3)(x+5)$.", "x^2+8x+15", "15+x^2+8x", "(x+3)(x+5)"),
+        ("Expand $3(8x^2-2x+1)$.", "24x^2-6x+3", "3-6x+24x^2", "3(8x^2-2x+1)"),
+    ],
+)
+def test_a_question_may_demand_a_form(question, gold, right, wrong):
+    demand = demand_of(question)
+    assert equivalent(gold, right)
+    assert meets(demand, gold, right)
+    assert equivalent(gold, wrong)
+    assert not meets(demand, gold, wrong)
+    assert meets(demand_of("What is it?"), gold, wrong)
+
+
+def test_a_form_that_the_gold_answer_lacks_is_not_demanded():
+    assert meets(demand_of("Factor $x^2+1$ if you can."), "x^2+1", "1+x^2")
+    assert meets(demand_of("Expand it."), "(x+1)^2", "(1+x)(x+1)")
 
 
 @pytest.mark.parametrize("answer", [r"\frac{1}{", "x" * 3000, r"\frac{1}{2}+\cdots+\frac{1}{9}", "(1,,2)"])

@@ -1,0 +1,79 @@
+"""Grades the shared corpora whole and writes the table of grades beside the plain string rule's.
+
+    python -m tests.benchmarks.grade_corpora
+
+Also the time, the memory of the whole process family, and what two planted answers cost that never end.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.benchmarks.measured import write_result
+from tests.conftest import DATA
+from tests.jobs.runs import ROOT
+
+CORPORA = {
+    "gpt-3.5-turbo": ("math_teacher/gpt-3.5-turbo.parquet", "tdg"),
+    "gpt-4": ("math_teacher/gpt-4.parquet", "tdg"),
+    "gsm8k model solutions": ("gsm8k/model_solutions.jsonl", "gsm8k-solutions"),
+}
+PLANTED = [r"\boxed{9^{9^{9^{9}}}}", rf"\boxed{{{'x+' * 50_000}1}}"]
+
+
+def measure(path, corpus_format, output):
+    """Grade a corpus as a user does; seconds, peak memory and the facts of its report."""
+    args = [sys.executable, "-m", "jobs.grade", "--input", path, "--format", corpus_format, "--output", output]
+    started = time.perf_counter()
+    job = subprocess.Popen(list(map(str, args)), cwd=ROOT, stdout=subprocess.DEVNULL)
+    samples = [0.0]
+    watcher = threading.Thread(target=watch, args=(job, samples))
+    watcher.start()
+    assert job.wait() == 0
+    watcher.join()
+    facts = json.loads((Path(output) / "report.json").read_text())
+    half = len(samples) // 2
+    return {
+        "seconds": round(time.perf_counter() - started, 1),
+        "peak_memory_mb_first_half": round(max(samples[:half] or [0]), 0),
+        "peak_memory_mb_second_half": round(max(samples[half:]), 0),
+        **{name: facts[name] for name in ("samples", "string_rule", "by_found_by", "unknown_by_reason", "given")},
+        "by_level": facts["by_level"],
+    }
+
+
+def watch(job, samples):
+    """Unique memory of the processes that grade, in MB, twice a second."""
+    while job.poll() is None:
+        total = 0
+        for process in [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]:
+            try:
+                if any("Grader" in part or "forkserver" in part or "jobs.grade" in part for part in process.cmdline()):
+                    total += process.memory_full_info().uss
+            except psutil.Error:
+                continue
+        samples.append(total / 2**20)
+        time.sleep(0.5)
+
+
+def main():
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (path, corpus_format) in CORPORA.items():
+            results[name] = measure(DATA / path, corpus_format, f"{folder}/{corpus_format}-{len(results)}")
+            print(name, json.dumps(results[name])[:300], flush=True)
+        planted = Path(folder) / "planted.jsonl"
+        rows = [{"question": f"q{n}", "answer": "2", "samples": [text, r"\boxed{2}"]} for n, text in enumerate(PLANTED)]
+        planted.write_text("\n".join(map(json.dumps, rows)))
+        results["planted"] = measure(planted, "samples", f"{folder}/planted")
+    print(write_result("grade_corpora", {"corpora": results}).read_text())
+
+
+if __name__ == "__main__":
+    main()

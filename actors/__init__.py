@@ -10,6 +10,7 @@
     scorer_protocol  what the refiner asks of a scorer
     scorer    a model and a prefix forest -> perplexities, exact, under a token budget (no Ray inside)
     engine_protocol      what the sampler asks of an engine
+    row_cache            keys and values of rows of different lengths, for that engine
     transformers_engine  draws samples with a model in this process (no Ray inside)
     openai_engine        draws samples from an endpoint, however long it is gone
     sampler   hands questions to an engine, and their samples to the ledger

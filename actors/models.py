@@ -108,6 +108,30 @@ def check_adapter(adapter: str, name: str) -> dict[str, str]:
     return {"base": str(base), "files": _folder_digest(folder)}
 
 
+def load_adapter(model: Any, name: str, adapter: str) -> Any:
+    """The model with an adapter on its layers, not merged: merging rounds. Raises ValueError if it does not fit."""
+    from peft import PeftConfig, PeftModel
+
+    if not (Path(adapter) / "adapter_config.json").is_file():
+        raise ValueError(f"adapter folder {adapter!r} has no adapter_config.json: name a folder saved by PEFT")
+    config = PeftConfig.from_pretrained(adapter)
+    if config.is_prompt_learning:
+        raise ValueError(f"adapter {adapter!r} puts tokens before the prompt; only adapters of layers can be sampled")
+    base = config.base_model_name_or_path
+    problem = f"adapter {adapter!r}, made for {base!r}, does not fit model {name!r}"
+    try:
+        adapted: Any = PeftModel.from_pretrained(model, adapter, torch_device="cpu")
+        unmatched = adapted.load_adapter(adapter, "default", torch_device="cpu")
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ValueError(f"{problem}: {str(error).strip().splitlines()[-1].strip()}") from None
+    keys = unmatched.missing_keys + unmatched.unexpected_keys
+    if keys:
+        raise ValueError(f"{problem}: {len(keys)} weights are missing or unknown, the first is {keys[0]}")
+    if base not in (name, model.name_or_path):  # the same model may have moved, so shapes decide
+        logger.warning("adapter %r fits model %r, but was made for %r", adapter, name, base)
+    return adapted.get_base_model()
+
+
 def end_ids(resolved: str) -> frozenset[int]:
     """The tokens that end a text of a model."""
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig

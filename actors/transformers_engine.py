@@ -21,26 +21,23 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
-from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from actors.engine_protocol import SampleRequest
-from actors.models import resolve_model
+from actors.models import encode_prompt, end_ids, load_adapter, resolve_model
+from actors.row_cache import RowCache, grouped_attention
 from algorithms.row_errors import RowError
-from algorithms.sampling import FinishReason, Prompt, Sample, SamplingParams, choose_tokens
+from algorithms.sampling import FinishReason, Sample, SamplingParams, choose_tokens
 
 logger = logging.getLogger(__name__)
 
 MARGIN: Final = 5e-4  # in logits
-ROOM: Final = 64  # columns: a cache is copied when so many more are full
 PREFILL_TOKENS: Final = 8192  # of one forward of new rows, padding counted
 ATTENTION: Final = "sluice_grouped"
 LAYERS: Final = {"full_attention", "sliding_attention"}  # they keep nothing but keys and values
@@ -59,72 +56,6 @@ class _Row:
 
 
 Answer: TypeAlias = tuple[_Row, Sample | BaseException]
-
-
-class _GrowingLayer(DynamicLayer):
-    """Keys and values [B, G, L + room, D]: a new column is written in place, where DynamicLayer copies all of them."""
-
-    keys: Any
-    values: Any
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.size = 0  # L
-
-    def get_seq_length(self) -> int:
-        return self.size
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        new = slice(self.size, self.size + key_states.shape[2])
-        if self.size == 0:
-            self.keys, self.values = key_states, value_states
-        else:
-            if new.stop > self.keys.shape[2]:
-                self.keys, self.values = (_stacked([each[:, :, : self.size]]) for each in (self.keys, self.values))
-            self.keys[:, :, new] = key_states
-            self.values[:, :, new] = value_states
-        self.size, self.is_initialized = new.stop, True
-        return self.keys[:, :, : new.stop], self.values[:, :, : new.stop]
-
-
-class _RowCache(Cache):
-    """The keys and values of rows of different lengths, aligned at the right."""
-
-    layers: list[Any]
-
-    def __init__(self) -> None:
-        super().__init__(layer_class_to_replicate=_GrowingLayer)
-
-    def keep(self, holes: list[int], movers: list[int], count: int, columns: int) -> None:
-        """Move some rows to the places of others; then go on with the first rows and the last columns."""
-        for layer in self.layers:
-            for name in ("keys", "values"):
-                tensor = getattr(layer, name)
-                tensor[holes] = tensor[movers]
-                setattr(layer, name, tensor[:count, :, layer.size - columns :])
-            layer.size = columns
-
-    @classmethod
-    def joined(cls, parts: Sequence[tuple["_RowCache", slice | list[int]]], columns: int) -> "_RowCache":
-        """Places of several caches in one, of which so many columns at the right are used."""
-        cache = cls()
-        for layers in zip(*(part.layers for part, _ in parts), strict=True):
-            layer = _GrowingLayer()
-            for name in ("keys", "values"):
-                tensors = [getattr(each, name)[:, :, max(0, each.size - columns) : each.size] for each in layers]
-                setattr(layer, name, _stacked([tensor[at] for tensor, (_, at) in zip(tensors, parts, strict=True)]))
-            layer.size, layer.is_initialized = columns, True
-            cache.layers.append(layer)
-        return cache
-
-
-def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    """Rows of several [B, G, L, D] below each other, aligned at the right, zeros before, ROOM behind."""
-    size = max(part.shape[2] for part in parts)
-    stacked = parts[0].new_zeros(sum(map(len, parts)), parts[0].shape[1], size + ROOM, parts[0].shape[3])
-    for rows, part in zip(stacked.split([len(part) for part in parts]), parts, strict=True):
-        rows[:, :, size - part.shape[2] : size] = part
-    return stacked
 
 
 class TransformersEngine:
@@ -158,13 +89,12 @@ class TransformersEngine:
         config = loaded.config.get_text_config()
         if not set(getattr(config, "layer_types", None) or ()) <= LAYERS:
             raise ValueError(f"model {model!r} keeps more than keys and values, which cannot be batched here")
-        self.model = (_with_adapter(loaded, model, adapter) if adapter else loaded).to(self.device).eval()
+        self.model = (load_adapter(loaded, model, adapter) if adapter else loaded).to(self.device).eval()
         if self.device.type == "cpu" and self.model.config._attn_implementation == "sdpa":
             AttentionInterface.register(ATTENTION, grouped_attention)
             AttentionMaskInterface.register(ATTENTION, sdpa_mask)
             self.model.set_attn_implementation(ATTENTION)
-        ends = self.model.generation_config.eos_token_id
-        self._end_ids = {*(ends if isinstance(ends, list) else [ends]), self._tokenizer.eos_token_id} - {None}
+        self._end_ids = end_ids(resolved)
         # A stop text of n bytes lies in the last n tokens; a few more, for the first may decode to half a character.
         self._tail = max((len(stop.encode()) for stop in params.stop), default=0) + 4
         self.window = min(getattr(config, "max_position_embeddings", None) or 1 << 30, self._tokenizer.model_max_length)
@@ -178,7 +108,7 @@ class TransformersEngine:
 
     async def sample(self, request: SampleRequest) -> Sample:
         """Draw one sample. Raises RowError when the prompt leaves the sample no room."""
-        ids = self._encode(request.prompt)
+        ids = encode_prompt(self._tokenizer, request.prompt)
         max_length = min(len(ids) + self.params.max_tokens, self.window)
         if not ids:
             raise RowError("empty_field", "the prompt has no tokens")
@@ -216,7 +146,7 @@ class TransformersEngine:
     def _forget(self) -> None:
         self._waiting: deque[_Row] = deque()
         self._rows: list[_Row] = []  # those that decode, in the order of the cache
-        self._cache: _RowCache | None = None
+        self._cache: RowCache | None = None
         self._answers: list[Answer] = []
 
     def _step(self) -> list[Answer]:
@@ -260,20 +190,20 @@ class TransformersEngine:
     def _admit(self, new: list[_Row]) -> None:
         """Compute new rows, several of similar length at once, and join them to the batch."""
         going = self._rows
-        parts: list[tuple[_RowCache, slice | list[int]]] = [] if self._cache is None else [(self._cache, slice(None))]
+        parts: list[tuple[RowCache, slice | list[int]]] = [] if self._cache is None else [(self._cache, slice(None))]
         self._rows = going + new  # all go back to the queue should memory run out
         for rows in _prefills(new):
             place_of: dict[tuple[int, ...], int] = {}
             places = [place_of.setdefault(tuple(row.ids), len(place_of)) for row in rows]
-            cache = _RowCache()
+            cache = RowCache()
             kept = self._extend(rows, self._forward(list(place_of), cache)[places])
             going = going + [rows[index] for index in kept]
             parts.append((cache, [places[index] for index in kept]))
         self._rows = going
         if new:
-            self._cache = _RowCache.joined(parts, _num_cached(going)) if going else None
+            self._cache = RowCache.joined(parts, _num_cached(going)) if going else None
 
-    def _forward(self, sequences: Sequence[Sequence[int]], cache: _RowCache | None) -> Tensor:
+    def _forward(self, sequences: Sequence[Sequence[int]], cache: RowCache | None) -> Tensor:
         """The logits after each sequence [B, V], in float32. A cache that is not empty holds all but the last id."""
         started = time.perf_counter()
         cached = cache.get_seq_length() if cache is not None else 0
@@ -348,12 +278,6 @@ class TransformersEngine:
         reason: FinishReason = "length" if cut is None and not ended else "stop"
         return Sample(text[:cut], num_tokens, reason, row.logprob / num_tokens)
 
-    def _encode(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            return self._tokenizer(prompt, verbose=False)["input_ids"]
-        messages = [{"role": role, "content": content} for role, content in prompt]
-        return self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True)
 
@@ -388,7 +312,7 @@ class TransformersEngine:
 
     def _default_token_budget(self) -> int:
         """As many columns as fit into a third of the memory that is free once the model is loaded."""
-        cache = _RowCache()
+        cache = RowCache()
         self._forward([[0]], cache)
         self.forward_seconds = 0.0
         if self.device.type == "cuda":
@@ -405,27 +329,6 @@ def _num_cached(rows: Sequence[_Row]) -> int:
     return max(len(row.ids) - 1 for row in rows)
 
 
-def grouped_attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    scaling: float | None = None,
-    **unused: Any,
-) -> tuple[Tensor, None]:
-    """Attention on CPU, query [B, H, T, D], key and value [B, G, L, D] -> [B, T, H, D] (transformers' interface).
-
-    transformers' own copies the whole cache for every query head of a group at every step; the kernel need not.
-    """
-    assert unused.get("position_bias") is None, "no model with position biases keeps a plain cache"
-    causal = mask is None and query.shape[2] > 1
-    output = functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=True
-    )
-    return output.transpose(1, 2).contiguous(), None
-
-
 def _prefills(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
     """Rows in groups of similar length, each within PREFILL_TOKENS where it can be."""
     group: list[_Row] = []
@@ -437,27 +340,3 @@ def _prefills(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
         group.append(row)
     if group:
         yield group
-
-
-def _with_adapter(model: Any, name: str, adapter: str) -> Any:
-    """The model with an adapter on its layers, not merged: merging rounds. Raises ValueError if it does not fit."""
-    from peft import PeftConfig, PeftModel
-
-    if not (Path(adapter) / "adapter_config.json").is_file():
-        raise ValueError(f"adapter folder {adapter!r} has no adapter_config.json: name a folder saved by PEFT")
-    config = PeftConfig.from_pretrained(adapter)
-    if config.is_prompt_learning:
-        raise ValueError(f"adapter {adapter!r} puts tokens before the prompt; only adapters of layers can be sampled")
-    base = config.base_model_name_or_path
-    problem = f"adapter {adapter!r}, made for {base!r}, does not fit model {name!r}"
-    try:
-        adapted: Any = PeftModel.from_pretrained(model, adapter, torch_device="cpu")
-        unmatched = adapted.load_adapter(adapter, "default", torch_device="cpu")
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise ValueError(f"{problem}: {str(error).strip().splitlines()[-1].strip()}") from None
-    keys = unmatched.missing_keys + unmatched.unexpected_keys
-    if keys:
-        raise ValueError(f"{problem}: {len(keys)} weights are missing or unknown, the first is {keys[0]}")
-    if base not in (name, model.name_or_path):  # the same model may have moved, so shapes decide
-        logger.warning("adapter %r fits model %r, but was made for %r", adapter, name, base)
-    return adapted.get_base_model()

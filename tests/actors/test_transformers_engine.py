@@ -12,7 +12,7 @@ from transformers.models.mistral import MistralForCausalLM
 
 from actors import transformers_engine
 from actors.engine_protocol import SampleRequest
-from actors.models import resolve_model
+from actors.models import encode_prompt, resolve_model
 from actors.transformers_engine import TransformersEngine
 from algorithms.row_errors import RowError
 from algorithms.sampling import Sample, SamplingParams, choose_tokens
@@ -256,8 +256,12 @@ class Script:
 def say(folder, text, end="", prompt="??", **options):
     """The sample of a model that says `text`, then the token `end`, then stars."""
     engine = TransformersEngine(folder, SamplingParams(temperature=0, **options))
-    ids = engine._encode(text) + engine._tokenizer.convert_tokens_to_ids(list(end)) + engine._encode("*" * 99)
-    engine.model = Script(ids, len(engine._encode(prompt)))
+    ids = (
+        encode_prompt(engine._tokenizer, text)
+        + engine._tokenizer.convert_tokens_to_ids(list(end))
+        + encode_prompt(engine._tokenizer, "*" * 99)
+    )
+    engine.model = Script(ids, len(encode_prompt(engine._tokenizer, prompt)))
     [sample] = draw(engine, [SampleRequest(prompt, 0)])
     return what([sample])[0]
 
@@ -290,7 +294,7 @@ def test_the_window_ends_a_sample(byte_model):
     engine = TransformersEngine(byte_model, SamplingParams(temperature=0, max_tokens=40))
     assert engine.window == 4096
     engine.window = 10
-    engine.model = Script(engine._encode("abcdefghijkl"), 4)
+    engine.model = Script(encode_prompt(engine._tokenizer, "abcdefghijkl"), 4)
     fits, full = draw(engine, [SampleRequest("four", 0), SampleRequest("ten of ten", 0)])
     assert what([fits]) == [("abcdef", 6, "length")]
     assert isinstance(full, RowError)
@@ -444,7 +448,7 @@ def test_out_of_memory_halves_the_batch(byte_model, caplog):
 def test_a_row_that_does_not_fit_alone_is_answered_so(byte_model):
     engine = show_ids(TransformersEngine(byte_model, GREEDY, max_batch=8))
     expected = what(draw(engine, REQUESTS[:3]))
-    num_tokens = len(engine._encode(PROMPTS[3]))
+    num_tokens = len(encode_prompt(engine._tokenizer, PROMPTS[3]))
 
     def scarce(kwargs):
         if kwargs["attention_mask"].shape[1] > num_tokens + 3:

@@ -236,6 +236,21 @@ def test_everything_killed_five_times_loses_nothing_and_repeats_nothing_committe
         assert times - 1 <= redone_allowed[row], f"row {row} was committed and done again"
 
 
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_job_that_is_stopped_says_one_line_and_goes_on_later(tmp_path, stop):
+    source = write_problems(tmp_path / "c.jsonl", 2000)
+    args = [sys.executable, "-m", "tests.table_refine", str(tmp_path), "0.05", "--input", str(source),
+            "--output", str(tmp_path / "run"), "--merge", "drop"]  # fmt: skip
+    job = subprocess.Popen(args, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: committed(tmp_path / "run"), job)
+    job.send_signal(stop)
+    _, said = job.communicate(timeout=60)
+    assert job.returncode == 130
+    assert said.strip().splitlines()[-1] == "table_refine: interrupted; the same command goes on where it stopped"
+    assert "Stack trace" not in said
+    assert "Traceback" not in said
+
+
 def committed(run):
     return list((run / "rows").glob("*.parquet")) if (run / "rows").exists() else []
 

@@ -218,6 +218,7 @@ def _through_vllm(config: SampleConfig, style: PromptStyle, adapter: str | None,
     if config.tensor_parallel > 1:
         engine_kwargs["tensor_parallel_size"] = config.tensor_parallel
     if config.device == "cpu":
+        engine_kwargs["seed"] = config.seed
         engine_kwargs["enforce_eager"] = True  # compiling takes longer than most runs on a CPU
         engine_kwargs["gpu_memory_utilization"] = 0.35  # of the node's memory, which is not the engine's alone
     if adapter is not None:
@@ -225,7 +226,7 @@ def _through_vllm(config: SampleConfig, style: PromptStyle, adapter: str | None,
         engine_kwargs |= {"enable_lora": True, "max_lora_rank": max(8, rank), "max_loras": 1}
     engine_kwargs |= {name: yaml.safe_load(value) for name, value in config.engine_kwargs.items()}
     model = resolve_model(config.model)
-    engine = VllmEngine(model, adapter, config.params(), style, engine_kwargs, end_ids(model))
+    engine = VllmEngine(model, adapter, config.params(), style, engine_kwargs, end_ids(model), config.device != "cpu")
     return stream_through_vllm(config, engine)
 
 

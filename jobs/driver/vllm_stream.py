@@ -55,6 +55,7 @@ class VllmEngine:
     style: PromptStyle
     engine_kwargs: dict[str, Any]
     end_ids: frozenset[int]
+    is_seeded: bool
 
 
 def check_vllm() -> None:
@@ -292,7 +293,8 @@ class _Preprocess:
                 "top_p": params.top_p,
                 "max_tokens": params.max_tokens,
                 "stop": list(params.stop),
-                "seed": int(row["seed"]),
+                # vLLM 0.29 on a CPU dies of a request's own seed when a prompt comes in chunks.
+                **({"seed": int(row["seed"])} if self.engine.is_seeded else {}),
                 "logprobs": 0,  # of the chosen tokens, before temperature
             },
         }

@@ -21,7 +21,7 @@ PARAMS = SamplingParams(num_samples=2, max_tokens=4, stop=("\n",), seed=3)
 @pytest.fixture
 def engine(byte_model):
     style = PromptStyle(template="Q: {question}\nA:")
-    return VllmEngine(byte_model, None, PARAMS, style, {"max_model_len": 64}, end_ids(byte_model))
+    return VllmEngine(byte_model, None, PARAMS, style, {"max_model_len": 64}, end_ids(byte_model), is_seeded=True)
 
 
 def row(number, **values):

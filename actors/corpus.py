@@ -82,6 +82,7 @@ class Corpus:
     limit: int | None = None
     repeated: Mapping[int, Mapping[int, str]] = field(default_factory=dict)  # file -> row -> position of the first
     chosen: Mapping[int, frozenset[int]] | None = None  # file -> rows
+    keeps_columns: bool = False  # the records will not hold all of an item
     first_file: int = 0  # number of files[0] in the whole input
 
     @property
@@ -129,7 +130,7 @@ class Corpus:
             "shard": f"{self.first_file + file_index:07d}-{number // ROWS_PER_SHARD:07d}",
         }
         corpus_format = FORMATS[self.format_name]
-        used = {} if corpus_format.keeps_columns else {**corpus_format.columns, **self.columns}
+        used = {} if corpus_format.keeps_columns or self.keeps_columns else {**corpus_format.columns, **self.columns}
         try:
             if isinstance(record, RowError):
                 raise record
@@ -140,7 +141,10 @@ class Corpus:
                     raise RowError("duplicate_id", f"{given!r} is the id of {first} too")
                 row["id"] = given
             item = parse_record(record, self.format_name, self.columns, self.split)
-            taken = {*used.values(), *([self.id_column] if self.id_column else [])}
+            taken = {
+                *(name for role, name in used.items() if role not in corpus_format.kept),
+                *([self.id_column] if self.id_column else []),
+            }
             if isinstance(item, Problem):
                 taken |= {sample.origin for sample in item.samples if sample.origin is not None}
             source = source_json(record, taken)

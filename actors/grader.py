@@ -9,6 +9,7 @@ import multiprocessing
 from concurrent.futures import Future
 from typing import Any, Final
 
+import pebble
 import pyarrow as pa
 from pebble import ProcessExpired, ProcessPool
 
@@ -20,6 +21,8 @@ from actors.storage import Storage
 from algorithms.splits import split_of
 
 CARRIED: Final = ("origin", "given_correct", "num_tokens", "finish_reason", "mean_logprob")
+TASKS_PER_PROCESS: Final = 1000  # SymPy's caches grow
+KILL_AFTER_SECONDS: Final = 0.2  # SymPy in C does not hear SIGTERM, and the pool waits for it
 STATUS: Final = {True: "right", False: "wrong", None: "unknown"}
 
 
@@ -46,7 +49,13 @@ class Grader:
         # process that was killed has a successor within milliseconds.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["actors.grading_process", "algorithms.answers.equivalence", "math_verify"])
-        self._pool = ProcessPool(max_workers=num_processes, context=context, initializer=grading_process.prepare)
+        pebble.CONSTS.term_timeout = KILL_AFTER_SECONDS
+        self._pool = ProcessPool(
+            max_workers=num_processes,
+            max_tasks=TASKS_PER_PROCESS,
+            context=context,
+            initializer=grading_process.prepare,
+        )
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, table: pa.Table) -> pa.Table:
@@ -61,19 +70,22 @@ class Grader:
 
     async def _grade(self, row: Row) -> None:
         try:
-            samples = enumerate(sample["text"] for sample in row["samples"])
-            texts = [(index, text) for index, text in samples if text is not None]
+            texts = [
+                (index, sample["text"], row["last_number"] and sample["finish_reason"] != "length")
+                for index, sample in enumerate(row["samples"])
+                if sample["text"] is not None
+            ]
             grades = await self._grade_samples(row, texts)
             records = [self._record(row, index, grades.get(index)) for index in range(len(row["samples"]))]
             self._ledger.finish(row, *records)
         except BaseException as error:
-            self._ledger.fail(error)
+            await self._ledger.fail(error)
             raise
 
     async def _grade_samples(self, row: Row, samples: list[Sample]) -> dict[int, dict[str, Any]]:
         if not samples:
             return {}
-        arguments = (row["question"], row["answer"], samples, row["last_number"], self._limit_seconds)
+        arguments = (row["question"], row["answer"], samples, self._limit_seconds)
         future: Future[list[tuple[int, dict[str, Any]]]] = self._pool.schedule(
             grading_process.grade_samples, args=arguments, timeout=self._limit_seconds
         )

@@ -6,6 +6,7 @@ death in alone, and commits finished rows by the clock. The actor says `finish` 
 """
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -76,8 +77,8 @@ class Ledger:
 
     def finish(self, row: Row, *records: Row) -> None:
         """The terminal records of a row. Of values that a record lacks the row's own are taken."""
-        names = set(self._kind.schema.names)
-        given = {name: value for name, value in row.items() if name in names}
+        sources = {name: self._kind.taken_from.get(name, name) for name in self._kind.schema.names}
+        given = {name: row[source] for name, source in sources.items() if source in row}
         self._finished.setdefault(row["shard"], []).append((row, [given | record for record in records]))
         if row["id"] in self._in_flight:  # not after a failure
             self._in_flight[row["id"]].unfinished -= 1
@@ -93,8 +94,13 @@ class Ledger:
             for name, amount in amounts.items():
                 self._spent[name] = self._spent.get(name, 0.0) + amount
 
-    def fail(self, error: BaseException) -> None:
-        """End every call in flight with an error: nothing can go on."""
+    async def fail(self, error: BaseException) -> None:
+        """End every call in flight with an error: nothing can go on. What is finished is committed still."""
+        with contextlib.suppress(Complaint, OSError):  # the error that is raised says more
+            await self._commit()
+        self._fail_all(error)
+
+    def _fail_all(self, error: BaseException) -> None:
         for batch in set(self._in_flight.values()):
             if not batch.committed.done():
                 batch.committed.set_exception(error)
@@ -118,6 +124,10 @@ class Ledger:
             self._committer = asyncio.create_task(self._commit_by_the_clock())
         try:
             await batch.committed
+        except Exception:
+            # This process lives: its rows are no suspects.
+            await asyncio.to_thread(self._journal.end, note)
+            raise
         finally:
             for row in rows:
                 del self._in_flight[row["id"]]
@@ -130,7 +140,7 @@ class Ledger:
                 if self._is_commit_due():
                     await self._commit()
         except BaseException as error:
-            self.fail(error)
+            self._fail_all(error)
             raise
 
     def _is_commit_due(self) -> bool:

@@ -99,8 +99,13 @@ def check_adapter(adapter: str, name: str) -> dict[str, str]:
         raise ValueError(f"adapter {adapter!r} cannot be read: {error}") from None
     for key, shape in shapes.items():
         layer, _, part = key.removeprefix("base_model.model.").partition(".lora_")
-        weight = getattr(layers.get(layer), "weight", None)
-        if part and (weight is None or shape[part.startswith("A")] != weight.shape[part.startswith("A")]):
+        if not part.startswith(("A.", "B.")):
+            continue  # of an embedding, or of another kind of adapter
+        module = layers.get(layer)
+        weight = getattr(module, "weight", None)
+        # [out, in], but GPT-2's Conv1D has [in, out]
+        sizes = () if weight is None else weight.shape[:: -1 if type(module).__name__ == "Conv1D" else 1]
+        if weight is None or shape[part.startswith("A")] != sizes[part.startswith("A")]:
             raise ValueError(
                 f"adapter {adapter!r}, made for {base!r}, does not fit model {name!r}: "
                 f"{layer or key} is {'not there' if weight is None else tuple(weight.shape)}, {key} is {shape}"
@@ -130,6 +135,13 @@ def load_adapter(model: Any, name: str, adapter: str) -> Any:
     if base not in (name, model.name_or_path):  # the same model may have moved, so shapes decide
         logger.warning("adapter %r fits model %r, but was made for %r", adapter, name, base)
     return adapted.get_base_model()
+
+
+def context_window(resolved: str) -> int:
+    """Tokens that a model can see at most, as its config says."""
+    from transformers import AutoConfig
+
+    return int(AutoConfig.from_pretrained(resolved).get_text_config().max_position_embeddings)
 
 
 def end_ids(resolved: str) -> frozenset[int]:

@@ -96,4 +96,5 @@ GRADING: Final = RecordKind(
     statuses=("right", "wrong", "unknown", "quarantined"),
     summed=(),
     row_column="problem_id",
+    taken_from={"gold": "answer", "answer": ""},  # a row's answer is the gold one
 )

@@ -14,7 +14,7 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -31,13 +31,15 @@ class RecordKind:
     """What the records of a job look like.
 
     `summed` are the number columns that totals add up, `row_column` holds the id of the input row. All
-    records of one row are committed together.
+    records of one row are committed together. A column that a record lacks is the row's own of that name, or of
+    the one in `taken_from`.
     """
 
     schema: pa.Schema
     statuses: tuple[str, ...]
     summed: tuple[str, ...]
     row_column: str = "id"
+    taken_from: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass

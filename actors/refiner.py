@@ -76,7 +76,7 @@ class Refiner:
         except BaseException as error:
             self._queue.clear()
             self._ready.clear()
-            self._ledger.fail(error)
+            await self._ledger.fail(error)
             raise
 
     def _fill_pass(self) -> list[_Work]:

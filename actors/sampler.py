@@ -57,7 +57,7 @@ class Sampler:
             seconds, self._seconds = self._engine.forward_seconds - self._seconds, self._engine.forward_seconds
             self._ledger.spend(forward_seconds=seconds)
         except BaseException as error:
-            self._ledger.fail(error)
+            await self._ledger.fail(error)
             raise
 
     async def _draw(self, row: Row) -> list[Sample] | RowError:

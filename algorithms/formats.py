@@ -28,6 +28,7 @@ class Format:
     split: str | None = None
     keeps_columns: bool = False  # the item does not hold all that its columns do
     item: type[Chain] | type[Problem] = Chain
+    kept: frozenset[str] = frozenset()  # roles whose columns the item holds in part only: the source keeps them
     source_column: str | None = None  # holds what `source_json` made of an earlier job's row
 
 
@@ -77,6 +78,7 @@ FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
             problem_formats.tdg,
             {"question": "question", "solution": "answer", "samples": "generated_answer"},
             item=Problem,
+            kept=frozenset({"solution"}),
         ),
         "samples": Format(
             problem_formats.samples,
@@ -89,6 +91,7 @@ FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
             problem_formats.gsm8k_solutions,
             {"question": "question", "solution": "ground_truth"},
             item=Problem,
+            kept=frozenset({"solution"}),
         ),
     }
 )

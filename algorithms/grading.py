@@ -21,6 +21,8 @@ UNKNOWN: Final = MappingProxyType(
         "no_answer": "the solution states no answer",
         "unparsable_gold": "the gold answer is no mathematics and not the same text",
         "unparsable_answer": "the stated answer is no mathematics and not the same text",
+        "unsure_answer": "a conclusion differs from the gold answer, but may not be the final answer",
+        "failed": "comparing failed",
         "timeout": "comparing took longer than the limit",
         "out_of_memory": "comparing took more memory than the limit",
         "crashed": "the process that compared died",
@@ -58,4 +60,6 @@ def grade(question: str, gold: str, solution: str, *, last_number: bool) -> Grad
         except UnparsableAnswer as gold_error:
             return Grade(found.answer, found.found_by, None, f"unparsable_gold: {gold_error}", by_string)
         return Grade(found.answer, found.found_by, None, f"unparsable_answer: {error}", by_string)
+    if found.found_by == "concluded" and not correct:
+        return Grade(found.answer, found.found_by, None, "unsure_answer", by_string)
     return Grade(found.answer, found.found_by, correct, None, by_string)

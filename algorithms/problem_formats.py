@@ -4,8 +4,10 @@ Templates are stripped to one form (papers.md B): the released GPT-3.5 questions
 with "Solution:" or "Let's think step by step".
 """
 
+import math
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Final
 
 from algorithms.answers.extraction import extract, is_number, last_boxed
@@ -21,10 +23,10 @@ SAMPLE_TEMPLATE: Final = re.compile(
 def questions(record: Mapping[str, Any], columns: Mapping[str, str], split: str) -> Problem:
     """Questions to be answered; the gold answer, if there is one, is the text of its column."""
     answer = record.get(columns["answer"])
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        answer = format(Decimal(repr(answer)), "f") if math.isfinite(answer) else ""  # NaN is how tables say null
     if answer is not None and not isinstance(answer, str):
-        if isinstance(answer, bool) or not isinstance(answer, int | float):
-            raise not_text(f"column {columns['answer']!r}", answer)
-        answer = str(answer)
+        raise not_text(f"column {columns['answer']!r}", answer)
     return Problem(text(record, columns["question"]), (answer or "").strip())
 
 
@@ -91,7 +93,13 @@ def _sample(value: Any, where: str) -> GivenSample:
         return GivenSample(None, str(RowError("invalid_unicode", f"character {error.start} of {where}")))
     return GivenSample(
         SAMPLE_TEMPLATE.sub("", value).strip(),
-        num_tokens=known.get("num_tokens"),
-        finish_reason=known.get("finish_reason"),
-        mean_logprob=known.get("mean_logprob"),
+        num_tokens=_known(known, "num_tokens", int),
+        finish_reason=_known(known, "finish_reason", str),
+        mean_logprob=_known(known, "mean_logprob", float),
     )
+
+
+def _known(values: Mapping[str, Any], name: str, kind_of: type) -> Any:
+    """A value a sample brings along, if it is what it should be."""
+    value = values.get(name)
+    return value if isinstance(value, kind_of) and not isinstance(value, bool) else None

@@ -31,7 +31,7 @@ REASONS: Final = MappingProxyType(
 
 
 class RowError(Exception):
-    """A row that cannot be refined. `reason` is a key of REASONS; the row is quarantined with it."""
+    """A row that cannot be worked on. `reason` is a key of REASONS; the row is quarantined with it."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)  # both in args: the error survives pickling

@@ -9,8 +9,9 @@ rows, the same sample for the same seed), vllm (through ray.data.llm; needs the 
 """
 
 import json
+import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -18,7 +19,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from actors.engine_protocol import Engine
-from actors.models import check_adapter, check_model, end_ids, resolve_model
+from actors.models import check_adapter, check_model, context_window, end_ids, resolve_model
 from actors.records import Totals
 from actors.sampler import Sampler
 from algorithms.prompts import INSTRUCTION, QUESTION, PromptStyle
@@ -41,6 +42,10 @@ ONLY_FOR: Final[dict[str, tuple[EngineName, ...]]] = {  # flag -> the engines th
     "tensor_parallel": ("vllm",),
     "engine_kwargs": ("vllm",),
 }
+
+
+DEFAULT_BATCH: Final = 32
+VLLM_LORA_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class SampleConfig(PipelineConfig):
@@ -77,8 +82,8 @@ class SampleConfig(PipelineConfig):
     """JSON lines with question and solution: worked examples before each question."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Weights and activations. auto: bfloat16 on a GPU, float32 on a CPU."""
-    max_batch: int = Field(default=32, ge=1)
-    """Samples that an actor decodes at once."""
+    max_batch: int | None = Field(default=None, ge=1)
+    """Samples that an actor decodes at once; by default 32, for vllm what it chooses itself."""
     max_model_len: int | None = Field(default=None, ge=1)
     """Window of the vLLM engine; the model's own by default."""
     tensor_parallel: int = Field(default=1, ge=1)
@@ -99,6 +104,13 @@ class SampleConfig(PipelineConfig):
             if self.engine not in engines and getattr(self, name) != default:
                 flag = "--" + name.replace("_", "-")
                 raise ValueError(f"{flag} does nothing with --engine {self.engine}: it is for {' and '.join(engines)}")
+        if self.engine == "vllm" and self.tensor_parallel > 1 and not self.gpus_per_actor:
+            raise ValueError(f"--tensor-parallel {self.tensor_parallel} needs --gpus-per-actor {self.tensor_parallel}")
+        if self.engine == "vllm" and self.gpus_per_actor not in (0, self.tensor_parallel):
+            raise ValueError(
+                f"--gpus-per-actor {self.gpus_per_actor:g} with --engine vllm must be --tensor-parallel "
+                f"{self.tensor_parallel}, or 0 for a CPU"
+            )
         if self.template is not None and self.instruction != INSTRUCTION:
             raise ValueError("--instruction does nothing with --template: write it into the template")
         return self
@@ -142,6 +154,7 @@ class MakeOpenAI:
     url: str
     model: str
     params: SamplingParams
+    api_key: str = field(repr=False)  # from the driver's environment, which is not the actors'
     concurrency: int
     patience_seconds: float
 
@@ -153,6 +166,7 @@ class MakeOpenAI:
             self.url,
             self.model,
             self.params,
+            api_key=self.api_key,
             concurrency=self.concurrency,
             patience_seconds=self.patience_seconds,
         )
@@ -166,6 +180,7 @@ def main() -> None:
 def run(config: SampleConfig, make_engine: Callable[[], Engine] | None = None) -> int:
     """Sample, or go on sampling; the exit status. `make_engine` replaces the engine (tests, other engines)."""
     corpus = inputs.open_corpus(config.input, config.format, config.columns, None, config.id_column, config.limit)
+    corpus = replace(corpus, keeps_columns=config.format != "questions")  # records have no place for the gold solution
     style = prompt_style(config)
     if make_engine is None:
         model, stream = _engine(config, style)
@@ -185,7 +200,8 @@ def _engine(config: SampleConfig, style: PromptStyle) -> tuple[dict[str, Any], S
     params = config.params()
     if config.engine == "openai":
         assert config.url is not None
-        remote = MakeOpenAI(config.url, config.model, params, config.concurrency, config.patience_hours * 3600)
+        key = os.environ.get("OPENAI_API_KEY", "none")
+        remote = MakeOpenAI(config.url, config.model, params, key, config.concurrency, config.patience_hours * 3600)
         return {"model": config.model, "url": config.url}, _through_samplers(config, style, remote)
     dtype = resolve_dtype(config.dtype, config.device)
     try:
@@ -196,9 +212,10 @@ def _engine(config: SampleConfig, style: PromptStyle) -> tuple[dict[str, Any], S
         raise UserError(str(error)) from None
     adapter = str(Path(config.adapter).expanduser().resolve()) if config.adapter else None
     if config.engine == "vllm":
+        model |= {"max_model_len": config.max_model_len, "engine_kwargs": config.engine_kwargs}
         return model, _through_vllm(config, style, adapter, dtype)
     local = MakeTransformers(
-        config.model, adapter, params, config.device, dtype, config.max_batch, config.threads_per_actor
+        config.model, adapter, params, config.device, dtype, config.max_batch or DEFAULT_BATCH, config.threads_per_actor
     )
     return model, _through_samplers(config, style, local)
 
@@ -212,7 +229,9 @@ def _through_vllm(config: SampleConfig, style: PromptStyle, adapter: str | None,
     from jobs.driver.vllm_stream import VllmEngine, check_vllm, stream_through_vllm
 
     check_vllm()
-    engine_kwargs: dict[str, Any] = {"dtype": dtype, "max_num_seqs": config.max_batch, "logprobs_mode": "raw_logprobs"}
+    engine_kwargs: dict[str, Any] = {"dtype": dtype, "logprobs_mode": "raw_logprobs"}
+    if config.max_batch is not None:
+        engine_kwargs["max_num_seqs"] = config.max_batch
     if config.max_model_len is not None:
         engine_kwargs["max_model_len"] = config.max_model_len
     if config.tensor_parallel > 1:
@@ -222,12 +241,33 @@ def _through_vllm(config: SampleConfig, style: PromptStyle, adapter: str | None,
         engine_kwargs["enforce_eager"] = True  # compiling takes longer than most runs on a CPU
         engine_kwargs["gpu_memory_utilization"] = 0.35  # of the node's memory, which is not the engine's alone
     if adapter is not None:
-        rank = json.loads((Path(adapter) / "adapter_config.json").read_text("utf-8"))["r"]
-        engine_kwargs |= {"enable_lora": True, "max_lora_rank": max(8, rank), "max_loras": 1}
+        engine_kwargs |= {"enable_lora": True, "max_lora_rank": _lora_rank(adapter), "max_loras": 1}
     engine_kwargs |= {name: yaml.safe_load(value) for name, value in config.engine_kwargs.items()}
     model = resolve_model(config.model)
-    engine = VllmEngine(model, adapter, config.params(), style, engine_kwargs, end_ids(model), config.device != "cpu")
+    window = int(engine_kwargs.get("max_model_len") or context_window(model))
+    engine = VllmEngine(
+        model,
+        adapter,
+        config.params(),
+        style,
+        engine_kwargs,
+        end_ids(model),
+        window,
+        is_seeded=config.device != "cpu",
+    )
     return stream_through_vllm(config, engine)
+
+
+def _lora_rank(adapter: str) -> int:
+    """The least rank vLLM can be told that holds the adapter's. Raises UserError for what vLLM does not serve."""
+    settings = json.loads((Path(adapter) / "adapter_config.json").read_text("utf-8"))
+    if settings.get("peft_type") != "LORA":
+        raise UserError(f"--adapter {adapter} is {settings.get('peft_type')}: vLLM serves LORA only")
+    rank = max([settings["r"], *settings.get("rank_pattern", {}).values()])
+    found = next((each for each in VLLM_LORA_RANKS if each >= rank), None)
+    if found is None:
+        raise UserError(f"--adapter {adapter} has rank {rank}; vLLM serves up to {VLLM_LORA_RANKS[-1]}")
+    return found
 
 
 def prompt_style(config: SampleConfig) -> PromptStyle:

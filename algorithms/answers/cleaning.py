@@ -83,6 +83,7 @@ def clean(answer: str) -> str:
     text = re.sub(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi ", text)
     text = re.sub(r"(?<![\\a-zA-Z])(?:infinity|infty)(?![a-zA-Z])", r"\\infty ", text)
     text = re.sub(r"(?<=\d)\s*\^?\s*\{?\s*(?:«(?:st|nd|rd|th)»|(?:st|nd|rd|th)(?![a-zA-Z]))\s*\}?", "", text)
+    text = re.sub(r"(?<![\\a-zA-Z])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|ln|log|exp)(?=\s*\()", r"\\\1", text)
     text = _plain_words(text)
     text = re.sub(r"\s+", " ", text)
     text = re.sub(r"» ?«", " ", text)
@@ -97,7 +98,7 @@ def _undress(text: str) -> str:
     if text.count("$") % 2 == 1:
         text = re.sub(r"\$(?=\s*[\d.])", "¤", text, count=1)
     text = text.replace("$", " ").replace(r"\%", "%").replace("\\&", " and ")
-    text = re.sub(r"\*\*(.+?)\*\*", r"\1", text)
+    text = re.sub(r"(?<![\w)])\*\*([^*]+?)\*\*(?![\w(])", r"\1", text)  # markup, not Python's power
     return text.strip()
 
 
@@ -114,7 +115,7 @@ def _unwrap(text: str, command: re.Pattern[str], change: Callable[[str], str]) -
 def _words(content: str) -> str:
     """The content of a text command: mathematics if it is a number, one letter or a function, else words."""
     bare = content.strip()
-    if re.fullmatch(r"[-+]?[\d.,:/ ]+|[a-zA-Z]|[A-Z]?\d+", bare) and not re.fullmatch("[A-Jmgsh]", bare):
+    if re.fullmatch(r"[-+]?[\d.,:/ ]+|[a-zA-Z]|[A-Z]?\d+", bare) and not re.fullmatch("[A-JLmgsh]", bare):
         return f" {bare} " if not re.fullmatch(r"[A-Z]?\d+", bare) else bare
     if bare in NAMES:
         return f"\\{bare} " if bare not in ("cis", "lcm") else f" {bare} "
@@ -138,16 +139,24 @@ def _plain_words(text: str) -> str:
     """Mark runs of words outside of commands: letters that are no function, two or more in a row."""
 
     def mark(match: re.Match[str]) -> str:
-        word = match[0]
+        word, touching = match[0], match.start() > 0 and match.string[match.start() - 1] in "0123456789})]"
         if word.lower() in NAMES:
             return f"\\{word.lower()} " if word.lower() not in ("mod", "lcm", "cis") else word
-        return f" «{word}» " if len(word) > 2 or word.lower() in SHORT_WORDS else word
+        return f" «{word}» " if _is_word(word, touching=touching) else word
 
     pieces = re.split(r"(«[^«»]*»|\\[a-zA-Z]+(?:\{[a-z]*matrix\}|\{array\}(?:\{[^}]*\})?)?)", text)
     return "".join(
         piece if index % 2 else re.sub(r"(?<![a-zA-Z_])[a-zA-Z][a-zA-Z'’-]*(?![a-zA-Z(])", mark, piece)
         for index, piece in enumerate(pieces)
     )
+
+
+def _is_word(word: str, *, touching: bool) -> bool:
+    """Whether letters are a word, not a product of variables such as abc, or 2xyz, which touches its factor."""
+    if word.lower() in SHORT_WORDS:
+        return True
+    is_run = "".join(sorted(word)) in "abcdefghijklmnopqrstuvwxyz"
+    return len(word) > 2 and not is_run and not touching
 
 
 SHORT_WORDS: Final = frozenset((

@@ -9,13 +9,14 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from algorithms.answers.equivalence import expression, same
+from algorithms.answers.equivalence import same
+from algorithms.answers.expressions import expression
 from algorithms.answers.structure import TOKEN, Choice, Leaf, Node, Relation, Values, parse_answer
 
 ORDER: Final = re.compile(
     r"\b(?:least|smallest|lowest|shortest|greatest|largest|highest|biggest|longest)\s+to\s+(?:the\s+)?"
     r"(?:least|smallest|lowest|shortest|greatest|largest|highest|biggest|longest)\b"
-    r"|\b(?:increasing|decreasing|ascending|descending|alphabetical|chronological)\s+order\b|\border\s+of\b",
+    r"|\b(?:increasing|decreasing|ascending|descending|alphabetical|chronological)\s+order\b|\border\s+of\b|\bin\s+that\s+order\b",
     re.IGNORECASE,
 )
 FACTOR: Final = re.compile(
@@ -68,7 +69,7 @@ def _polynomial(node: Node | None) -> str | None:
 
 def _is_expanded(latex: str) -> bool:
     """No sum in parentheses is left."""
-    return not any(re.search(r"[-+]", group) for group in _groups(latex)[0])
+    return not any(re.search(r"\S\s*[-+]", group) for group in _groups(latex)[0])
 
 
 def _is_factored(latex: str) -> bool:

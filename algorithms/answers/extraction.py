@@ -3,9 +3,10 @@ r"""Where a solution states its final answer.
 The ways, surest first; the first that finds something wins, and its name is kept with the answer:
 
     boxed       the last balanced \boxed{} or \fbox{}, also \boxed 2
-    hashes      "#### n" at the end of a line, as GSM8K ends its solutions
+    hashes      "#### n" with a number, as GSM8K ends its solutions
     stated      "the answer is ...", "final answer: ...", "A: ..."
-    concluded   the value behind the last "=" or "is" of a last sentence that begins with so, thus, therefore
+    concluded   the value behind the last "=" or "is" of a last sentence that begins with so, thus, therefore:
+                sure enough to call a solution right, not to call it wrong
     last_number the last number, only where the corpus' answers are numbers
 """
 
@@ -15,17 +16,21 @@ from typing import Final, Literal, TypeAlias
 
 FoundBy: TypeAlias = Literal["boxed", "hashes", "stated", "concluded", "last_number"]
 
-NUMBER: Final = r"[-−+]?\s*(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?|[-−+]?\.\d+"
+# A dash before a number is its sign unless it joins it to something ("10-12") or opens a list item ("- 18").
+SIGN: Final = r"(?:(?<![\w)\]}.])[-−+])?"
+NUMBER: Final = rf"{SIGN}(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?|{SIGN}\.\d+"
 BOX: Final = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
-HASHES: Final = re.compile(r"^\s*####\s*(\S.*?)\s*$", re.MULTILINE)
+HASHES: Final = re.compile(r"^[ \t]*####[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
+NEAR_THE_END: Final = 400  # characters that may follow a stated answer
 STATED: Final = re.compile(
-    r"""(?:\b(?:final\s+)?(?:answer|result)\s*(?:\*\*)?\s*
+    r"""(?:\b(?:(?:final\s+)?answer|final\s+result)\s*(?:\*\*)?\s*
             (?:(?:to\s[^.\n:=]{1,80}?\s)?\b(?:is|are|was|equals|will\ be|would\ be|must\ be|should\ be)\b
                (?:\s*(?:therefore|thus|then|simply|just|given\ by)\b)?\s*:?|:)
-        |^\s*(?:\*\*)?(?:A|Ans)\s*:)
+        |^[ \t]*(?:\*\*)?(?:A|Ans)[ \t]*:(?=[^\n]*\Z))
         \s*(?:\*\*)?\s*(?=\S)""",
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
+BARE_NAME: Final = re.compile(r"\\?[a-zA-Z]+(?:_\{?\w+\}?)?(?:\([^()]*\))?")
 CONCLUSION: Final = re.compile(r"\b(?:so|thus|therefore|hence|in\s+conclusion|consequently|finally)\b", re.IGNORECASE)
 NOT_AN_ANSWER: Final = re.compile(
     r"\s*(?:as\s+follows|not\b|that\b|the\s+same\b|correct\b|in\s+the\s+form)", re.IGNORECASE
@@ -51,7 +56,7 @@ def extract(solution: str, *, last_number: bool = False) -> Extracted | None:
     boxed = last_boxed(solution)
     if boxed is not None:
         return Extracted(boxed, "boxed")
-    hashes = HASHES.findall(solution)
+    hashes = [found for found in HASHES.findall(solution) if is_number(found)]  # others are Markdown headings
     if hashes:
         return Extracted(hashes[-1], "hashes")
     stated = _stated(solution)
@@ -95,7 +100,10 @@ def is_number(answer: str) -> bool:
 
 
 def _stated(solution: str) -> str | None:
+    solution = solution.rstrip()
     for match in reversed(list(STATED.finditer(solution))):
+        if len(solution) - match.end() > NEAR_THE_END:
+            return None
         answer = _first_statement(solution[match.end() :])
         if answer and not NOT_AN_ANSWER.match(answer):
             return answer
@@ -129,9 +137,14 @@ def _concluded(solution: str) -> str | None:
     if several:
         return several[1].strip().rstrip(".,")
     spans = re.findall(r"\$\$?([^$]+)\$\$?|\\\[(.+?)\\\]|\\\((.+?)\\\)", last, re.DOTALL)
+    for parts in reversed(spans):
+        span = next(part for part in parts if part).strip().rstrip(".,;")
+        if re.search(r"[<>]|\\(?:le|ge|ne)", span):
+            return None
+        value: str = span.rsplit("=", 1)[-1].strip()
+        if not BARE_NAME.fullmatch(value) and re.search(r"\w", value) and value != r"\boxed{}":
+            return value
     if spans:
-        span = next(part for part in spans[-1] if part).strip().rstrip(".,;")
-        value = span.rsplit("=", 1)[-1].strip()
-        return value if re.search(r"[\w\\]", value) and value != r"\boxed{}" else None
-    plain = re.search(rf"(?:=|\bis|\bare)\s*\$?({NUMBER})[^\d=]*$", last)
+        return None
+    plain = re.search(rf"(?:(?<![<>!])=|\bis|\bare)\s*\$?({NUMBER})(?![\w^/*])[^\d=]*$", last)
     return plain[1].strip() if plain else None

@@ -76,7 +76,7 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class SetOperation:
-    r"""Sets with one operator (\\cup, \\cap, \\setminus) between them."""
+    r"""Sets with one operator (\\cup, \\cap, \\setminus) between them; "," between conditions."""
 
     items: tuple["Node", ...]
     operator: str
@@ -129,7 +129,19 @@ NUMBER_WORDS: Final = {
     "eight": "8", "nine": "9", "ten": "10", "eleven": "11", "twelve": "12", "thirteen": "13", "fourteen": "14",
     "fifteen": "15", "sixteen": "16", "seventeen": "17", "eighteen": "18", "nineteen": "19", "twenty": "20",
 }  # fmt: skip
-POWERS: Final = {"hundred": "100", "thousand": "1000", "million": "1000000", "billion": "1000000000"}
+MULTIPLES: Final = {
+    "dozen": "12", "hundred": "100", "thousand": "1000", "million": "1000000", "billion": "1000000000",
+    "trillion": "1000000000000", "half": "1/2", "halves": "1/2", "third": "1/3", "thirds": "1/3", "quarter": "1/4",
+    "quarters": "1/4", "fourth": "1/4", "fourths": "1/4", "fifth": "1/5", "fifths": "1/5", "sixth": "1/6",
+    "sixths": "1/6", "seventh": "1/7", "sevenths": "1/7", "eighth": "1/8", "eighths": "1/8", "ninth": "1/9",
+    "ninths": "1/9", "tenth": "1/10", "tenths": "1/10", "hundredth": "1/100", "hundredths": "1/100",
+    "thousandth": "1/1000", "thousandths": "1/1000",
+}  # fmt: skip
+# Words that make what stands behind a number a statement about it, not its unit.
+STATEMENT: Final = frozenset(
+    ("is", "are", "was", "were", "not", "or", "less", "than", "least", "most", "isn't", "if", "only", "no", "cubed",
+     "squared", "minus", "plus", "times", "but")
+)  # fmt: skip
 
 
 def parse_answer(answer: str) -> Node | None:
@@ -188,6 +200,7 @@ def _split(text: str, separators: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def _list(text: str) -> Node | None:
+    either = re.search(r"«[^«»]*\bor\s*»", text) is not None
     pieces = [piece.strip() for piece, _ in _split(CONNECTIVES.sub(" ; ", text), (",", ";")) if piece.strip()]
     if len(pieces) < 2:
         return None
@@ -199,7 +212,7 @@ def _list(text: str) -> Node | None:
     if last and all(re.match(rf"^{last[1]}\s*=", piece) for piece in pieces):  # x = 1, x = 2
         items = [item.sides[-1] if isinstance(item, Relation) else item for item in items]
     if all(isinstance(item, Relation) and "=" not in item.operators for item in items):
-        return SetOperation(tuple(items), r"\cup")  # x < 1 or x > 2
+        return SetOperation(tuple(items), r"\cup" if either else ",")  # x < 1 or x > 2
     return Values(_flat(items))
 
 
@@ -319,6 +332,7 @@ def _clock(text: str) -> Node | None:
 
 def _choice(text: str) -> Node | None:
     plain = re.sub(r"\s+", " ", text.replace("«", "").replace("»", "")).strip()
+    plain = re.sub(r"^(?:option|choice)\s+", "", plain, flags=re.IGNORECASE)
     letters = re.fullmatch(r"\(?([A-J])\)?(?:(?:\s*,\s*|\s+)(?:(?:and|or)\s+)?\(?([A-J])\)?)*", plain)
     if letters:
         choices = tuple(Choice(letter) for letter in re.findall(r"\b[A-J]\b", plain))
@@ -361,7 +375,8 @@ def _quantity_or_leaf(text: str) -> Node:
         return Quantity(_parse(modulo[1]), f"mod {modulo[2]}")
     degrees = re.fullmatch(r"(.+?)\s*\^\s*\\circ(?:\s*«?([CF])»?)?", text)
     if degrees and not re.search(r"\\(?:sin|cos|tan|cot|sec|csc|cis)", text):
-        return Quantity(_parse(degrees[1].removesuffix("{}")), "degrees")
+        scale = f"degrees {degrees[2].lower()}" if degrees[2] else "degrees"
+        return Quantity(_parse(degrees[1].removesuffix("{}")), scale)
     unit = UNIT.fullmatch(text)
     if unit and re.search(r"[\d)}\]a-zA-Z]$", unit[1].strip()):
         return _with_unit(unit[1].strip(), unit[2].strip().lower(), unit[3], unit[4])
@@ -372,8 +387,10 @@ def _quantity_or_leaf(text: str) -> Node:
 
 def _with_unit(value: str, unit: str, power: str | None, per: str | None) -> Node:
     first, _, rest = unit.partition(" ")
-    if first in POWERS:
-        scaled = Leaf(rf"({value})\cdot {POWERS[first]}")
+    if STATEMENT & set(unit.split()):
+        return Words(f"{value} {unit}")
+    if first in MULTIPLES:
+        scaled = Leaf(rf"({value})\cdot {MULTIPLES[first]}")
         return Quantity(scaled, rest) if rest else scaled
     if unit in ("rad", "radians", "radian") and r"\pi" in value:
         return Quantity(_parse(value), "radians")

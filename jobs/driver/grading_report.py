@@ -45,10 +45,10 @@ def build(store: RecordStore) -> Report:
     facts = _facts(survey, totals.statuses)
     listed = {
         kind: [{"gold": gold, "answer": answer, "count": count, "id": row_id, "found_by": way}
-               for (gold, answer), (count, row_id, way) in list(pairs.items())[:LISTED]]
+               for (gold, answer), (count, row_id, way) in pairs.items()]
         for kind, pairs in survey.differing.items()
     }  # fmt: skip
-    shown = {"listed": listed, "unlike_given": survey.unlike_given[:LISTED], "unknown_reasons": UNKNOWN}
+    shown = {"listed": listed, "unlike_given": survey.unlike_given, "unknown_reasons": UNKNOWN}
     return Report(
         "grading_report.html.j2", facts, {"levels": _plot(survey, "level"), "types": _plot(survey, "type")}, shown
     )
@@ -100,10 +100,12 @@ def _count(survey: _Survey, row: dict[str, Any]) -> None:
         survey.strings[row["string_correct"], status] += 1
     if (status == "right") != bool(row["string_correct"]):
         pairs = survey.differing["more" if status == "right" else "fewer"]
-        pairs.setdefault((row["gold"], row["answer"] or ""), [0, row["id"], row["found_by"]])[0] += 1
+        pair = (row["gold"], row["answer"] or "")
+        if pair in pairs or len(pairs) < LISTED:
+            pairs.setdefault(pair, [0, row["id"], row["found_by"]])[0] += 1
     if row["given_correct"] is not None:
         survey.given[row["given_correct"], status] += 1
-        if (status == "right") != row["given_correct"]:
+        if (status == "right") != row["given_correct"] and len(survey.unlike_given) < LISTED:
             survey.unlike_given.append(row)
 
 

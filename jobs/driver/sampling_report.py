@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +12,8 @@ from actors.records import RecordStore, Totals
 from jobs.driver import plots
 from jobs.driver.report_parts import Report, records_at, reservoir
 
-NUM_SHOWN = 6
-BUCKETS_PER_DECADE = 10
+NUM_SHOWN: Final = 6
+BUCKETS_PER_DECADE: Final = 10
 
 
 @dataclass

@@ -4,7 +4,9 @@
 
 Rows that are committed already, or are none, leave before the engines; prompts are encoded as the transformers
 engine encodes them, so that both are asked the same. A sample is little, so that one driver gathers what many
-engines generate. vLLM has batching, seeds and stop texts of its own; a row it fails at is quarantined.
+engines generate. vLLM has batching, seeds and stop texts of its own; a row it refuses is quarantined. An engine
+that dies is started again; where it dies of a prompt again and again, Ray Data ends the run after half an hour
+without progress.
 """
 
 import importlib.util
@@ -19,7 +21,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from actors.corpus import Corpus, CorpusSource
+from actors.corpus import Corpus, CorpusSource, id_hash
 from actors.ledger import COMMIT_ROWS, COMMIT_SECONDS_AT_MOST, check_session
 from actors.record_kinds import SAMPLING
 from actors.records import RecordStore, Totals, read_ids
@@ -32,7 +34,7 @@ from jobs.driver import cluster
 from jobs.driver.command import UserError
 from jobs.driver.pipeline import PipelineConfig, Stream, begin_session, told_by_actors
 
-ROWS_PER_BLOCK: Final = 64
+REQUESTS_PER_BLOCK: Final = 64  # Ray Data hands on what an engine made when all of a block is made
 GIVEN: Final = ("id", "question", "answer", "source")
 REQUEST_SCHEMA: Final = pa.schema(
     [
@@ -55,6 +57,7 @@ class VllmEngine:
     style: PromptStyle
     engine_kwargs: dict[str, Any]
     end_ids: frozenset[int]
+    window: int
     is_seeded: bool
 
 
@@ -69,7 +72,7 @@ class Requests:
     """The callable that makes requests of rows; those it has none for it commits as quarantined."""
 
     def __init__(self, engine: VllmEngine, run: Storage, session: str, tally: Any) -> None:
-        from transformers import AutoConfig, AutoTokenizer
+        from transformers import AutoTokenizer
 
         check_session(run, session)
         self._engine = engine
@@ -80,8 +83,7 @@ class Requests:
         self._store = RecordStore(run / "rows")
         self._files = self._store.files_by_shard()
         self._tokenizer = AutoTokenizer.from_pretrained(engine.model)
-        config = AutoConfig.from_pretrained(engine.model)
-        self._window = engine.engine_kwargs.get("max_model_len") or config.get_text_config().max_position_embeddings
+        self._window = engine.window
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The requests of a table of questions."""
@@ -146,23 +148,27 @@ class Tally:
 
 
 class Gatherer:
-    """Puts samples together to questions, and commits whole ones by the clock."""
+    """Puts samples together to questions, and commits whole ones as samples come in."""
 
     def __init__(self, run: Storage, session: str, params: SamplingParams) -> None:
         self._run, self._session, self._params = run, session, params
         self._store = RecordStore(run / "rows")
         self._samples: dict[str, dict[int, Sample | str]] = {}
         self._whole: dict[str, list[dict[str, Any]]] = {}
+        self._gathered: set[int] = set()
         self._last_commit = self._started = time.monotonic()
 
     def add(self, row: dict[str, Any]) -> None:
         """One sample, or why there is none."""
         given = json.loads(row["row"])
+        if id_hash(given["id"]) in self._gathered:
+            return  # of a block that was done again
         samples = self._samples.setdefault(given["id"], {})
         samples[row["index"]] = row["error"] or _sample(row)
         if len(samples) < self._params.num_samples:
             return
         del self._samples[given["id"]]
+        self._gathered.add(id_hash(given["id"]))
         drawn = [samples[index] for index in sorted(samples)]
         errors = [each for each in drawn if isinstance(each, str)]
         if errors:
@@ -214,11 +220,12 @@ def stream_through_vllm(config: PipelineConfig, engine: VllmEngine) -> Stream:
             finally:
                 logging.disable(logging.NOTSET)
             cluster.quieten_data()
+            rows_per_block = max(1, REQUESTS_PER_BLOCK // engine.params.num_samples)
             tally: Any = ray.remote(Tally).options(num_cpus=0).remote()
-            dataset = ray.data.read_datasource(CorpusSource(corpus, ROWS_PER_BLOCK)).map_batches(
+            dataset = ray.data.read_datasource(CorpusSource(corpus, rows_per_block)).map_batches(
                 Requests,
                 fn_constructor_args=(engine, output, session, tally),
-                batch_size=ROWS_PER_BLOCK,
+                batch_size=rows_per_block,
                 batch_format="pyarrow",
                 compute=ActorPoolStrategy(size=1),
                 num_cpus=0.5,
@@ -263,7 +270,7 @@ def _processor_config(config: PipelineConfig, engine: VllmEngine) -> Any:
         model_source=engine.model,
         engine_kwargs=engine.engine_kwargs,
         concurrency=config.actor_range,
-        batch_size=ROWS_PER_BLOCK,
+        batch_size=REQUESTS_PER_BLOCK,
         placement_group_config={"bundles": [bundle] * parallel},
         should_continue_on_error=True,
         chat_template_stage=False,
@@ -320,9 +327,8 @@ class _Postprocess:
 
     def _is_cut(self, row: dict[str, Any], tokens: list[int]) -> bool:
         params = self.engine.params
-        window = self.engine.engine_kwargs.get("max_model_len")
-        full = len(tokens) >= params.max_tokens or (window and row["num_input_tokens"] + len(tokens) >= window)
-        return bool(full) and tokens[-1] not in self.engine.end_ids
+        full = len(tokens) >= params.max_tokens or row["num_input_tokens"] + len(tokens) >= self.engine.window
+        return full and tokens[-1] not in self.engine.end_ids
 
 
 def _logprob(position: Any, token: int) -> float:

@@ -75,7 +75,7 @@ def test_what_never_ends_costs_its_limit_and_nothing_else(grade):
     started = time.monotonic()
     found = grade(row(1, "2", samples), *(row(number, "5", [sample(r"\boxed{5}")]) for number in range(2, 40)))
     # The problem once, then the endless sample alone: what the kill itself takes is bounded too.
-    assert time.monotonic() - started < 2 * LIMIT_SECONDS + 60
+    assert time.monotonic() - started < 2 * LIMIT_SECONDS + 20
     assert [found[f"r1#{index}"]["status"] for index in range(4)] == ["right", "unknown", "unknown", "wrong"]
     assert found["r1#1"]["reason"].split(":")[0] in ("timeout", "out_of_memory")
     assert found["r1#2"]["reason"].split(":")[0] == "unparsable_answer"
@@ -88,8 +88,16 @@ def test_a_gold_answer_that_is_nothing_is_said_to_be_so(grade):
     assert found["r2#0"]["reason"].split(":")[0] == "unparsable_answer"
 
 
+@pytest.mark.parametrize("answer", [r"(-1)!", r"\infty-\infty", r"\sum_{k=1}^{\infty}\frac{1}{k}", r"\frac{1}{0}"])
+def test_what_sympy_stumbles_over_is_that_samples_fault_alone(grade, answer):
+    found = grade(row(1, r"\sqrt{21}", [sample(rf"\boxed{{{answer}}}"), sample(r"\boxed{\sqrt{21}}")]))
+    assert [record["status"] for record in found.values()][1] == "right"
+    assert found["r1#0"]["status"] in ("wrong", "unknown")
+
+
 def test_a_quarantined_problem_has_one_record(grade):
-    found = grade(row(1, None, None, reason="invalid_json: x", question=None))
+    found = grade(row(1, "7", None, reason="invalid_json: x", question=None))
+    assert [(record["gold"], record["answer"]) for record in found.values()] == [("7", None)]
     assert [(record["problem_id"], record["sample_index"], record["status"]) for record in found.values()] == [
         ("r1", None, "quarantined")
     ]

@@ -23,6 +23,7 @@ def endpoint(monkeypatch):
     """A server that plays `script` (status, body, headers), then answers; it keeps what it was asked."""
     monkeypatch.setattr(openai_engine, "FIRST_WAIT_SECONDS", 0.01)
     monkeypatch.setattr(openai_engine, "LONGEST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(openai_engine, "VERDICT_SECONDS", 2.0)
 
     lock = threading.Lock()
 
@@ -109,6 +110,20 @@ def test_what_passes_is_waited_for_and_nothing_is_lost(endpoint):
     ]  # fmt: skip
     assert sample(endpoint, *[CHAT] * 5) == [Sample("It is 2.", 2, "stop", -1.0)] * 5
     assert len(endpoint.asked) == 11
+
+
+def test_an_answer_that_is_none_is_asked_for_again(endpoint):
+    aborted = answer("/completions", {}) | {"choices": [{"index": 0, "finish_reason": "abort", "text": ""}]}
+    endpoint.script = [(200, {"error": {"message": "upstream"}}, {}), (200, aborted, {}), (200, "<html>", {})]
+    assert sample(endpoint, CHAT) == [Sample("It is 2.", 2, "stop", -1.0)]
+    assert len(endpoint.asked) == 4
+
+
+def test_an_endpoint_that_refuses_everything_is_not_the_rows_fault(endpoint):
+    endpoint.script = [(400, error("unknown parameter max_tokens"), {})] * 100
+    prompts = [(("user", f"What is {number}?"),) for number in range(5)]
+    with pytest.raises(Complaint, match=r"refuses every request: .*max_tokens"):
+        sample(endpoint, *prompts)
 
 
 def test_an_endpoint_that_stays_away_ends_the_run_with_one_line(endpoint):

@@ -194,8 +194,10 @@ def test_a_failing_scorer_fails_the_call_and_not_the_rows(tmp_path):
             raise RuntimeError("device lost")
 
     with pytest.raises(RuntimeError, match="device lost"):
-        call(refiner(tmp_path, Broken), [row(1)])
-    assert records(tmp_path) == {}
+        call(refiner(tmp_path, Broken), [row(1), row(2, reason="no_steps")])
+    # What was finished is kept, and who was in flight is no suspect: the process lives.
+    assert set(records(tmp_path)) == {"r2"}
+    assert not list((tmp_path / "_journal").iterdir())
 
 
 def test_finished_rows_are_committed_while_slow_ones_are_at_work(tmp_path, monkeypatch):

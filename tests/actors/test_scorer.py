@@ -293,7 +293,7 @@ def test_models_that_are_none_are_refused(tmp_path, byte_model):
         (slow / name).unlink()
     (slow / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "ByT5Tokenizer"}))
     with pytest.raises(ValueError, match="no character offsets"):
-        check_model(str(slow))
+        check_model(str(slow), offsets=True)
 
 
 def test_a_model_is_known_by_its_files(byte_model, tmp_path):

@@ -69,6 +69,27 @@ def test_a_question_may_demand_a_form(question, gold, right, wrong):
     assert meets(demand_of("What is it?"), gold, wrong)
 
 
+REVIEWED = [  # found by a reviewer of this code
+    ("2xyz", "2", False), ("6xyz", "6", False), ("3abc", "3xyz", False), ("xyz", "zyx", True), ("abc", "cba", True),
+    (r"5 \text{ is wrong}", "5", False), ("5 or more", "5", False), ("2 thirds", "2", False),
+    ("2 thirds", r"\frac{2}{3}", True), ("2 dozen", "24", True), ("3 trillion", "3", False),
+    ("3 pounds", "3 ounces", False), ("1 year", "1 month", False), (r"5^\circ C", r"5^\circ F", False),
+    ("1 pound", "16 ounces", True), ("2,000", "2, 0", False), (r"\text{row } -3", r"\text{row } 3", False),
+    (r"\text{是}", r"\text{否}", False), (r"\text{是}", r"\text{是 }", True), ("-abc", "abc", False),
+    (r"x>2 \text{ and } x<5", "(2,5)", True), (r"x>2 \text{ and } x<5", r"\mathbb{R}", False),
+    (r"x \ge 0, x \ne 2", r"[0,2) \cup (2,\infty)", True), ("x < -1, x > 4", r"(-\infty,-1) \cup (4,\infty)", True),
+    ("x**2+y**2", "x^2+y^2", True), ("x**2+y**2", "2x+2y", False), ("8.24", r"\sqrt{68} \approx 8.24", True),
+    ("ln(2)", r"\ln 2", True), ("sin(x)", r"\sin x", True), (r"5\text{ L}", "5", True), ("option B", "B", True),
+    (r"\infty-\infty", "5", False), (r"\sqrt{21}", r"\gcd(4,6)", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other", "are_equal"), REVIEWED)
+def test_what_a_reviewer_found(one, other, are_equal):
+    assert equivalent(one, other) == are_equal
+    assert equivalent(other, one) == are_equal
+
+
 def test_a_form_that_the_gold_answer_lacks_is_not_demanded():
     assert meets(demand_of("Factor $x^2+1$ if you can."), "x^2+1", "1+x^2")
     assert meets(demand_of("Expand it."), "(x+1)^2", "(1+x)(x+1)")
@@ -97,6 +118,9 @@ def test_what_is_no_answer_is_said_to_be_none(answer):
         ("The answer to the question is: $5$.", "$5$", "stated"),
         ("The answer is 8:34 p.m.", "8:34 p.m", "stated"),
         ("10 + 8 = 18\nA: 18", "18", "stated"),
+        ("#### Step 2: Sum\n9+9=18\nThe answer is 18.", "18", "stated"),
+        ("The result is 12 for the numerator. Therefore, $x = 4$.", "4", "concluded"),
+        ("Therefore, $n=9$ (since $n$ is positive).", "9", "concluded"),
         (r"our final answer is \[\frac{1}{2}.\]", r"\frac{1}{2}.", "stated"),
         (r"We compute. Therefore, $x = \frac{3}{2}$.", r"\frac{3}{2}", "concluded"),
         (r"Hence, the solutions are $-4$ and $\frac{3}{5}$.", r"$-4$ and $\frac{3}{5}", "concluded"),
@@ -122,6 +146,9 @@ def test_the_last_number_only_where_it_is_allowed():
     assert extract("He had 3, then 1,250") is None
     assert extract("He had 3, then 1,250", last_number=True) == Extracted("1,250", "last_number")
     assert extract("Nothing", last_number=True) is None
+    assert extract("Eggs:\n- 18 eggs", last_number=True) == Extracted("18", "last_number")
+    assert extract("It takes 10-12", last_number=True) == Extracted("12", "last_number")
+    assert extract("It falls to -12", last_number=True) == Extracted("-12", "last_number")
 
 
 def test_boxes_balance():

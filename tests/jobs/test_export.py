@@ -138,5 +138,6 @@ def test_make_corpus_is_seeded_and_the_verbs_are_listed(tmp_path):
     assert pq.read_table(tmp_path / "c.parquet").to_pylist() == lines
     assert command("jobs.make_corpus", "--rows", 3, "--output", tmp_path / "x.csv").returncode == 2
     listed = command("jobs")
-    assert [line.split()[0] for line in listed.stdout.splitlines()[2:]] == ["export", "make_corpus", "refine", "report"]
+    verbs = [line.split()[0] for line in listed.stdout.splitlines()[2:]]
+    assert verbs == ["export", "grade", "make_corpus", "refine", "report", "sample"]
     assert command("jobs", "wash").returncode == 2

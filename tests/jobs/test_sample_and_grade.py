@@ -117,6 +117,7 @@ def test_bad_samples_are_kept_with_their_reason(tmp_path):
         {"question": "no gold", "samples": [r"\boxed{1}"]},
         {"question": "broken gold", "answer": r"\frac{1}{", "samples": [r"\boxed{1}"]},
         {"answer": "1", "samples": [r"\boxed{1}"]},
+        {"question": "foreign", "answer": 1e-7, "samples": [{"text": r"\boxed{0.0000001}", "num_tokens": "12"}]},
     ]
     (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert grade_with(input=str(tmp_path / "c.jsonl"), output=str(tmp_path / "graded")) == 0
@@ -126,8 +127,9 @@ def test_bad_samples_are_kept_with_their_reason(tmp_path):
         "c.jsonl:0": "null_field", "c.jsonl:1": "no_samples", "c.jsonl:2": "wrong_type",
         "c.jsonl:3#0": "no_text", "c.jsonl:3#1": "no_text", "c.jsonl:3#2": "no_text", "c.jsonl:3#3": "no_text",
         "c.jsonl:3#4": None, "c.jsonl:4#0": "no_gold", "c.jsonl:5#0": "unparsable_gold", "c.jsonl:6": "missing_field",
+        "c.jsonl:7#0": None,
     }  # fmt: skip
-    assert found["c.jsonl:3#4"][0] == "right"
+    assert found["c.jsonl:3#4"][0] == found["c.jsonl:7#0"][0] == "right"
 
 
 def test_real_corpora_are_graded_with_their_templates_stripped(tmp_path):
@@ -182,6 +184,8 @@ def test_a_killed_run_of_the_real_engine_goes_on_to_the_same_samples(tmp_path, b
         (["--tensor-parallel", "2"], "--tensor-parallel does nothing with --engine transformers: it is for vllm"),
         (["--engine", "openai", "--url", "u", "--dtype", "float16"], "--dtype does nothing with --engine openai"),
         (["--template", TEMPLATE, "--instruction", "Think."], "--instruction does nothing with --template"),
+        (["--engine", "vllm", "--tensor-parallel", "4"], "--tensor-parallel 4 needs --gpus-per-actor 4"),
+        (["--engine", "vllm", "--gpus-per-actor", "0.5"], "--gpus-per-actor 0.5 with --engine vllm must be"),
         (["--top-p", "1.5"], "--top-p 1.5"),
     ],
 )

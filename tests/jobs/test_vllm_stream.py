@@ -21,7 +21,7 @@ PARAMS = SamplingParams(num_samples=2, max_tokens=4, stop=("\n",), seed=3)
 @pytest.fixture
 def engine(byte_model):
     style = PromptStyle(template="Q: {question}\nA:")
-    return VllmEngine(byte_model, None, PARAMS, style, {"max_model_len": 64}, end_ids(byte_model), is_seeded=True)
+    return VllmEngine(byte_model, None, PARAMS, style, {"max_model_len": 64}, end_ids(byte_model), 64, is_seeded=True)
 
 
 def row(number, **values):
@@ -100,6 +100,7 @@ def test_samples_in_any_order_become_whole_questions(tmp_path):
     assert found["c"]["reason"] == "engine_error: boom"
     with pytest.raises(RuntimeError, match="1 questions lack samples, the first is b"):
         gatherer.check_complete()
+    gatherer.add(sampled("a", 1))  # its block is done again
     gatherer.add(sampled("b", 1))
     gatherer.check_complete()
     gatherer.commit(at_once=True)

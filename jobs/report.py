@@ -7,7 +7,6 @@ from pathlib import Path
 
 import tyro
 
-from actors.records import RecordStore
 from actors.storage import open_storage
 from jobs.driver import command, manifest, report
 from jobs.driver.command import JobConfig, UserError
@@ -34,7 +33,7 @@ def run(config: ReportConfig) -> int:
     record = manifest.load(output)
     if record is None:
         raise UserError(f"no run in {config.run}: there is no {Path(config.run) / manifest.NAME}")
-    facts = report.write_report(output, RecordStore(output / "rows"), record)
+    facts = report.write_report(output, record)
     print(report.summary(facts, config.run, record))
     return 0
 

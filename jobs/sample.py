@@ -19,14 +19,15 @@ import yaml
 from pydantic import Field, model_validator
 
 from actors.engine_protocol import Engine
-from actors.models import check_adapter, check_model, context_window, end_ids, resolve_model
+from actors.models import adapter_folder, check_adapter, check_model, context_window, end_ids, resolve_model
 from actors.records import Totals
 from actors.sampler import Sampler
-from algorithms.prompts import INSTRUCTION, QUESTION, PromptStyle
+from algorithms.prompts import INSTRUCTION, PromptStyle
 from algorithms.sampling import SamplingParams
 from jobs.driver import command, inputs, pipeline
 from jobs.driver.command import UserError
 from jobs.driver.pipeline import Pipeline, PipelineConfig, Stream, resolve_dtype, stream_through_actors
+from jobs.driver.templates import read_template
 
 JOB: Final = "sample"
 EngineName = Literal["transformers", "vllm", "openai"]
@@ -59,7 +60,7 @@ class SampleConfig(PipelineConfig):
     model: str = "smollm2"
     """smollm2 (embedded), a model folder or a hub name; for openai the endpoint's name of it."""
     adapter: str | None = None
-    """Folder of a PEFT adapter for the model."""
+    """Folder of a PEFT adapter for the model, or of a run of jobs.train."""
     url: str | None = None
     """Of the endpoint, such as https://api.example.com/v1."""
     num_samples: int = Field(default=8, ge=1)
@@ -204,13 +205,13 @@ def _engine(config: SampleConfig, style: PromptStyle) -> tuple[dict[str, Any], S
         remote = MakeOpenAI(config.url, config.model, params, key, config.concurrency, config.patience_hours * 3600)
         return {"model": config.model, "url": config.url}, _through_samplers(config, style, remote)
     dtype = resolve_dtype(config.dtype, config.device)
+    adapter = adapter_folder(config.adapter) if config.adapter else None
     try:
         model: dict[str, Any] = {**check_model(config.model, chat=style.template is None), "dtype": dtype}
-        if config.adapter is not None:
-            model["adapter"] = check_adapter(config.adapter, config.model)
+        if adapter is not None:
+            model["adapter"] = check_adapter(adapter, config.model)
     except ValueError as error:
         raise UserError(str(error)) from None
-    adapter = str(Path(config.adapter).expanduser().resolve()) if config.adapter else None
     if config.engine == "vllm":
         model |= {"max_model_len": config.max_model_len, "engine_kwargs": config.engine_kwargs}
         return model, _through_vllm(config, style, adapter, dtype)
@@ -272,17 +273,9 @@ def _lora_rank(adapter: str) -> int:
 
 def prompt_style(config: SampleConfig) -> PromptStyle:
     """The prompts of these flags. Raises UserError for a template or a file of examples that is none."""
-    template = config.template
-    if template is not None and QUESTION not in template:
-        try:
-            template = Path(template).expanduser().read_text("utf-8")
-        except (OSError, UnicodeDecodeError):
-            raise UserError(
-                f"--template {template!r} has no {QUESTION} in it, and is no file that can be read"
-            ) from None
-        if QUESTION not in template:
-            raise UserError(f"--template {config.template} has no {QUESTION} in it")
-    return PromptStyle(template, config.instruction, _shots(config.few_shot) if config.few_shot else ())
+    return PromptStyle(
+        read_template(config.template), config.instruction, _shots(config.few_shot) if config.few_shot else ()
+    )
 
 
 def _shots(path: str) -> tuple[tuple[str, str], ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from actors.records import RecordStore
+from actors.storage import Storage
 from algorithms.grading import UNKNOWN
 from jobs.driver import plots
 from jobs.driver.report_parts import Report
@@ -37,8 +38,9 @@ class _Survey:
         self.by.setdefault(table, {}).setdefault(str(value), Counter())[status] += 1
 
 
-def build(store: RecordStore) -> Report:
+def build(run: Storage) -> Report:
     """Facts, plots and the list of disagreements."""
+    store = RecordStore(run / "rows")
     survey = _survey(store)
     totals = store.totals()
     survey.num_problems = totals.num_rows

@@ -51,27 +51,37 @@ def open_corpus(
             split_pattern(split)
         except ValueError as error:
             raise UserError(f"--split: {error}") from None
-    try:
-        uri, id_column = _rows_of_run(uri, id_column)
-        listed = list_files(uri, SUFFIXES)
-        root = open_storage(uri)
-    except (ValueError, OSError) as error:
-        raise UserError(f"--input: {error}") from None
-    common = _common_folder([storage.path for storage, _ in listed], root.path)
-    files = tuple(CorpusFile(storage, storage.path.removeprefix(common), size) for storage, size in listed)
-    corpus = Corpus(files, format_name, dict(columns), split, id_column, limit)
+    files, is_run = _listed("--input", uri)
+    corpus = Corpus(files, format_name, dict(columns), split, id_column or ("id" if is_run else None), limit)
     _check_columns(corpus)
     return corpus
 
 
-def _rows_of_run(uri: str, id_column: str | None) -> tuple[str, str | None]:
-    """Where `uri` is the folder of a run, its records, which bring their ids along. Raises UserError if unfinished."""
+def list_corpus(flag: str, uri: str) -> Corpus:
+    """The files behind a flag, whatever their rows hold. Raises UserError."""
+    return Corpus(_listed(flag, uri)[0], format_name="")
+
+
+def _listed(flag: str, uri: str) -> tuple[tuple[CorpusFile, ...], bool]:
+    """The files behind `uri`, and whether they are the records of a run."""
+    try:
+        uri, is_run = _rows_of_run(flag, uri)
+        listed = list_files(uri, SUFFIXES)
+        root = open_storage(uri)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{flag}: {error}") from None
+    common = _common_folder([storage.path for storage, _ in listed], root.path)
+    return tuple(CorpusFile(storage, storage.path.removeprefix(common), size) for storage, size in listed), is_run
+
+
+def _rows_of_run(flag: str, uri: str) -> tuple[str, bool]:
+    """Where `uri` is the folder of a run, that of its records. Raises UserError if it is unfinished."""
     if any(mark in uri for mark in "*?[") or not (open_storage(uri) / manifest.NAME).exists():
-        return uri, id_column
+        return uri, False
     run = manifest.load(open_storage(uri))
     if run is not None and run.status != "finished":
-        raise UserError(f"--input: the run in {uri} is not finished; its own command goes on with it")
-    return f"{uri.rstrip('/')}/rows", id_column or "id"
+        raise UserError(f"{flag}: the run in {uri} is not finished; its own command goes on with it")
+    return f"{uri.rstrip('/')}/rows", True
 
 
 def fingerprint(corpus: Corpus) -> dict[str, Any]:

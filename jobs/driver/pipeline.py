@@ -25,7 +25,7 @@ from actors.records import RecordStore, Totals
 from actors.storage import Storage, open_storage
 from jobs.driver import cluster, inputs, manifest, report
 from jobs.driver.command import JobConfig, UserError
-from jobs.driver.progress import Progress
+from jobs.driver.progress import Progress, RowsLine
 
 BATCHES_PER_ACTOR: Final = 8  # at least, of a small corpus: so that actors finish together
 CALLS_PER_ACTOR: Final = 4
@@ -128,13 +128,13 @@ def run(pipeline: Pipeline) -> int:
         **pipeline.identity,
     }
     rows = inputs.count_rows(corpus)
-    record = manifest.open_run(output, pipeline.job, identity, config.model_dump(mode="json"), _command_line())
+    record = manifest.open_run(output, pipeline.job, identity, config.model_dump(mode="json"), command_line())
     store = RecordStore(output / "rows")
     if record.status == "finished":
         print(f"{config.output} is finished already")
         return _close(config, output, store, record)
     print(f"{pipeline.doing}: {rows.num_rows:,} rows of {config.input} -> {config.output}", flush=True)
-    with ray_for(config), Progress(store, rows, pipeline.describe):
+    with ray_for(config), Progress(RowsLine(store, rows, pipeline.describe)):
         num_read = pipeline.stream(with_repeated_ids(corpus), rows.num_rows, output, record.sessions[-1].name)
     _finish(output, store, record, num_read)
     return _close(config, output, store, record)
@@ -255,7 +255,7 @@ def _finish(output: Storage, store: RecordStore, record: manifest.Manifest, num_
 
 def _close(config: PipelineConfig, output: Storage, store: RecordStore, record: manifest.Manifest) -> int:
     """Report, summary, and the verdict on quarantined rows."""
-    facts = report.write_report(output, store, record)
+    facts = report.write_report(output, record)
     print(report.summary(facts, config.output, record))
     totals = store.totals()
     quarantined, num_rows = totals.statuses["quarantined"], totals.num_rows
@@ -272,6 +272,7 @@ def _close(config: PipelineConfig, output: Storage, store: RecordStore, record: 
     return 0
 
 
-def _command_line() -> str:
+def command_line() -> str:
+    """What a person would type to run this again."""
     verb = os.path.basename(sys.argv[0]).removesuffix(".py").removeprefix("sluice ")
     return f"python -m jobs.{verb} " + shlex.join(sys.argv[1:])

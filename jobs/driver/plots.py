@@ -43,6 +43,13 @@ def whole_ticks(axes: Any) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
 
 
+def whole_ticks_x(axes: Any) -> None:
+    """Only whole numbers on the x axis."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+
+
 def log_stairs(axes: Any, counts: Counter[int], per_decade: int, color: str, label: str) -> None:
     """A histogram over buckets of a logarithm, as a line; bucket b begins at 10^(b / per_decade)."""
     buckets = range(min(counts), max(counts) + 2) if counts else range(2)

@@ -1,4 +1,4 @@
-"""Progress of a run, read from what it has committed: a live line on a terminal, else a plain line a minute."""
+"""Progress of a run: a live line on a terminal, else a plain line a minute."""
 
 import sys
 import threading
@@ -18,14 +18,10 @@ LOG_EVERY_SECONDS: Final = 60.0
 
 
 class Progress:
-    """A context that reports on `store` from a thread of its own until it is left."""
+    """A context that shows `line()` from a thread of its own until it is left."""
 
-    def __init__(self, store: RecordStore, rows: RowCount, describe: Callable[[Totals], list[str]]) -> None:
-        self._store = store
-        self._describe = describe
-        self._rows = rows
-        self._before = store.totals().num_rows  # done by earlier sessions: no part of this one's speed
-        self._started = time.monotonic()
+    def __init__(self, line: Callable[[], str]) -> None:
+        self._line = line
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -44,16 +40,28 @@ class Progress:
             return
         with Live(console=console, transient=True, auto_refresh=False) as live:
             while True:
-                live.update(Text(self.line(self._store.totals()), no_wrap=True, overflow="ellipsis"), refresh=True)
+                live.update(Text(self._line(), no_wrap=True, overflow="ellipsis"), refresh=True)
                 if self._stop.wait(POLL_SECONDS):
                     return
 
     def _log(self) -> None:
         while not self._stop.wait(LOG_EVERY_SECONDS):
-            print(self.line(self._store.totals()), file=sys.stderr, flush=True)
+            print(self._line(), file=sys.stderr, flush=True)
 
-    def line(self, totals: Totals) -> str:
-        """One line about everything committed so far."""
+
+class RowsLine:
+    """One line about the rows that a run has committed so far."""
+
+    def __init__(self, store: RecordStore, rows: RowCount, describe: Callable[[Totals], list[str]]) -> None:
+        self._store = store
+        self._describe = describe
+        self._rows = rows
+        self._before = store.totals().num_rows  # done by earlier sessions: no part of this one's speed
+        self._started = time.monotonic()
+
+    def __call__(self) -> str:
+        """The line now."""
+        totals = self._store.totals()
         seconds = time.monotonic() - self._started
         rate = (totals.num_rows - self._before) / seconds
         about = "" if self._rows.is_exact else "~"

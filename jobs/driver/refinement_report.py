@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from actors.record_kinds import REFINEMENT
 from actors.records import RecordStore, Totals
+from actors.storage import Storage
 from jobs.driver import plots
 from jobs.driver.report_parts import Report, records_at, reservoir
 
@@ -35,8 +36,9 @@ class _Survey:
     example_rows: list[int] = field(default_factory=list)
 
 
-def build(store: RecordStore) -> Report:
+def build(run: Storage) -> Report:
     """Facts, plots and examples, in bounded memory."""
+    store = RecordStore(run / "rows")
     survey = _survey(store)
     drawn = {"removed": _plot_removed(survey), "ratio": _plot_ratio(survey), "tokens": _plot_tokens(survey)}
     examples = [_example(record) for record in records_at(store, survey.example_rows)]

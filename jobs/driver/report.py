@@ -1,6 +1,6 @@
-"""report.html and report.json of any run, from its committed records alone, in bounded memory.
+"""report.html and report.json of any run, from what lies in its folder alone, in bounded memory.
 
-A job's report is a module with `build(store) -> Report` and `summary(facts) -> list of lines`, and its
+A job's report is a module with `build(run) -> Report` and `summary(facts) -> list of lines`, and its
 template, which extends report.html.j2. To add one: the two files and an entry in REPORTS.
 """
 
@@ -17,25 +17,29 @@ from markupsafe import Markup
 from actors.records import Commit, RecordStore
 from actors.storage import Storage
 from algorithms.row_errors import REASONS
-from jobs.driver import grading_report, plots, refinement_report, sampling_report
+from jobs.driver import grading_report, plots, refinement_report, sampling_report, training_report
 from jobs.driver.command import UserError
 from jobs.driver.manifest import Manifest
 from jobs.driver.progress import clock
 
-REPORTS: Final = MappingProxyType({"refine": refinement_report, "sample": sampling_report, "grade": grading_report})
+REPORTS: Final = MappingProxyType(
+    {"refine": refinement_report, "sample": sampling_report, "grade": grading_report, "train": training_report}
+)
 
 
-def write_report(output: Storage, store: RecordStore, manifest: Manifest) -> dict[str, Any]:
-    """Write both reports beside the rows; the facts, as in report.json."""
-    report = REPORTS[manifest.job].build(store)
+def write_report(output: Storage, manifest: Manifest) -> dict[str, Any]:
+    """Write both reports into the run's folder; the facts, as in report.json."""
+    report = REPORTS[manifest.job].build(output)
+    drawn = dict(report.plots)
     facts = {
         "command": manifest.sessions[-1].command if manifest.sessions else None,
         "status": manifest.status,
         "sessions": len(manifest.sessions),
         **report.facts,
-        "throughput": _throughput(store.commits(), manifest),
     }
-    drawn = {**report.plots, "throughput": plots.throughput(facts["throughput"])}
+    if (output / "rows").exists():
+        facts["throughput"] = _throughput(RecordStore(output / "rows").commits(), manifest)
+        drawn["throughput"] = plots.throughput(facts["throughput"])
     loader = FunctionLoader(lambda name: (files(__package__) / name).read_text("utf-8"))
     page = (
         Environment(autoescape=True, loader=loader)

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors.records import RecordStore, Totals
+from actors.storage import Storage
 from jobs.driver import plots
 from jobs.driver.report_parts import Report, records_at, reservoir
 
@@ -28,8 +29,9 @@ class _Survey:
     example_rows: list[int] = field(default_factory=list)
 
 
-def build(store: RecordStore) -> Report:
+def build(run: Storage) -> Report:
     """Facts, the plot of lengths and some samples."""
+    store = RecordStore(run / "rows")
     survey = _survey(store)
     drawn = {"lengths": _plot_lengths(survey)}
     shown = {"examples": list(records_at(store, survey.example_rows))}

@@ -1,0 +1,136 @@
+"""Files of rows -> tokenised examples: what the tasks of a training run's first stage do.
+
+One record an example, and one for each row or solution that is not trained on, with the reason: nothing is lost
+without a word. The tables have EXAMPLE_SCHEMA.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pyarrow as pa
+
+from actors.batches import EXAMPLE_SCHEMA
+from actors.corpus import Corpus
+from actors.models import encode_prompt
+from algorithms.lessons import Example, Lesson, UnusedRow, place, problem_key, read_lessons
+from algorithms.methods import METHODS
+from algorithms.prompts import PromptStyle
+
+LESSONS_PER_BLOCK: Final = 2000
+LESSON_SCHEMA: Final = pa.schema(
+    [
+        ("problem", pa.string()),
+        ("unused", pa.string()),
+        ("id", pa.string()),
+        ("question", pa.string()),
+        ("prompt", pa.string()),  # JSON, null where a style makes it of the question
+        ("text", pa.string()),
+        ("is_right", pa.bool_()),
+        ("split", pa.string()),
+    ]
+)
+
+
+def read_files(batch: dict[str, Any], corpora: tuple[Corpus, ...]) -> Iterator[pa.Table]:
+    """The lessons of the files with the numbers in `batch["id"]`, counted through all corpora: LESSON_SCHEMA.
+
+    With several corpora, ids begin with the corpus' number.
+    """
+    numbered = [(name, corpus, index) for name, corpus in enumerate(corpora) for index in range(len(corpus.files))]
+    for number in batch["id"]:
+        which, corpus, index = numbered[int(number)]
+        yield from _lessons(corpus, index, f"{which}/" if len(corpora) > 1 else "")
+
+
+def _lessons(corpus: Corpus, index: int, prefix: str) -> Iterator[pa.Table]:
+    block: list[dict[str, Any]] = []
+    for row, record in enumerate(corpus.records(index)):
+        row_id = f"{corpus.files[index].name}:{row}"
+        try:
+            lessons = [_plain(lesson, prefix) for lesson in read_lessons(record, row_id)]
+        except UnusedRow as error:
+            lessons = [{"problem": f"{prefix}{row_id}", "unused": str(error), "id": f"{prefix}{row_id}"}]
+        block += lessons
+        if len(block) >= LESSONS_PER_BLOCK:
+            yield pa.Table.from_pylist(block, schema=LESSON_SCHEMA)
+            block = []
+    yield pa.Table.from_pylist(block, schema=LESSON_SCHEMA)
+
+
+def _plain(lesson: Lesson, prefix: str) -> dict[str, Any]:
+    prompt = None if lesson.prompt is None else json.dumps(lesson.prompt)
+    return {
+        "problem": problem_key(lesson.question),
+        "id": prefix + lesson.id,
+        "question": lesson.question,
+        "prompt": prompt,
+        "text": lesson.text,
+        "is_right": lesson.is_right,
+        "split": lesson.split,
+    }
+
+
+class MakeExamples:
+    """Makes examples of the lessons of some problems, all of each problem's: tables of EXAMPLE_SCHEMA."""
+
+    def __init__(
+        self, method: str, model: str, style: PromptStyle, max_tokens: int, loss_on_prompt: bool, seed: int
+    ) -> None:
+        from transformers import AutoTokenizer
+
+        self._view = METHODS[method].view
+        self._tokenizer = AutoTokenizer.from_pretrained(model)
+        self._style = style
+        self._max_tokens = max_tokens
+        self._loss_on_prompt = loss_on_prompt
+        self._seed = seed
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The examples of a table of LESSON_SCHEMA."""
+        by_problem: dict[str, list[Lesson]] = {}
+        rows = []
+        for row in table.to_pylist():
+            if row["unused"]:
+                rows.append(self._unused(row["id"], row["unused"]))
+                continue
+            prompt = None if row["prompt"] is None else _prompt(json.loads(row["prompt"]))
+            lesson = Lesson(row["id"], row["question"], prompt, row["text"], row["is_right"], row["split"])
+            by_problem.setdefault(row["problem"], []).append(lesson)
+        for lessons in by_problem.values():
+            examples, unused = self._view(sorted(lessons, key=lambda lesson: lesson.id), self._seed)
+            rows += [self._unused(lesson.id, reason) for lesson, reason in unused]
+            rows += [self._example(example) for example in examples]
+        return pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)
+
+    def _unused(self, row_id: str, reason: str) -> dict[str, Any]:
+        return {"place": place(self._seed, row_id), "id": row_id, "unused": reason}
+
+    def _example(self, example: Example) -> dict[str, Any]:
+        solutions = [self._solution(lesson) for lesson in example.lessons]
+        longest = max(len(solution["tokens"]) for solution in solutions)
+        if longest > self._max_tokens:
+            return self._unused(example.id, "too_long")
+        return {
+            "place": place(self._seed, example.id),
+            "id": example.id,
+            "split": example.lessons[0].split,
+            "num_tokens": longest,
+            "solutions": solutions,
+        }
+
+    def _solution(self, lesson: Lesson) -> dict[str, Any]:
+        """One beginning-of-text token, which the prompt brings; the end-of-text token is learned."""
+        prompt = lesson.prompt if lesson.prompt is not None else self._style.prompt(lesson.question)
+        before = encode_prompt(self._tokenizer, prompt)
+        after = self._tokenizer(lesson.text, add_special_tokens=False, verbose=False)["input_ids"]
+        return {
+            "tokens": [*before, *after, self._tokenizer.eos_token_id],
+            "num_prompt_tokens": 1 if self._loss_on_prompt else len(before),
+            "is_right": lesson.is_right,
+        }
+
+
+def _prompt(value: Any) -> Any:
+    """A prompt as JSON gives it back."""
+    return value if isinstance(value, str) else tuple((role, content) for role, content in value)

@@ -1,0 +1,48 @@
+"""Sequences of one example beside each other: their length-normalised log-likelihoods, and who belongs to whom.
+
+Shape legend: N sequences, P examples.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from algorithms.losses.batch import LossBatch, select_scored, sequence_sums, target_logprobs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examples:
+    """The sequences of a batch by example."""
+
+    logprobs: Tensor  # [N]: mean log-probability of a sequence's scored tokens
+    is_right: Tensor  # [N] bool
+    index: Tensor  # [N] int64: a sequence's example, 0..P-1 in the order of `ids`
+    ids: Tensor  # [P]: the batch's `group` values, each once
+    num_right: Tensor  # [P]
+    num_wrong: Tensor  # [P]
+
+
+def by_example(logits: Tensor, batch: LossBatch) -> Examples:
+    """Score each sequence and tell which belong together. Without any scored token there are no examples."""
+    logprobs = target_logprobs(*select_scored(logits, batch))
+    mask, is_right, group = batch.mask, batch.is_right, batch.group
+    if len(logprobs) == 0:  # an empty micro-batch: nothing to compare, and the graph still leads to the logits
+        mask, is_right, group = mask[:0], is_right[:0], group[:0]
+    lengths = mask.sum(1)
+    empty = (lengths == 0).nonzero()[:, 0].tolist()
+    if empty:
+        raise ValueError(f"sequences {empty} have no scored token and so no likelihood; leave their examples out")
+    ids, index = torch.unique(group, return_inverse=True)
+    num_right, num_wrong = (index[which].bincount(minlength=len(ids)) for which in (is_right, ~is_right))
+    return Examples(sequence_sums(logprobs, mask) / lengths, is_right, index, ids, num_right, num_wrong)
+
+
+def refuse(examples: Examples, unfit: Tensor, demand: str) -> None:
+    """Raise for the first example that is `unfit` [P] bool, saying what it has and what it needs."""
+    if bool(unfit.any()):
+        which = int(unfit.nonzero()[0, 0])
+        raise ValueError(
+            f"example {int(examples.ids[which])} has {int(examples.num_right[which])} right and "
+            f"{int(examples.num_wrong[which])} wrong sequences; {demand}"
+        )

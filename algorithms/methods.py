@@ -1,0 +1,227 @@
+"""The methods of training: each is what it adds to the base model, what it sees of the data, and its loss.
+
+From "Turning Dust into Gold" (arXiv 2312.12832; papers.md B): NAT, Negative Assistant Training; NCE, Negative
+Calibrated Enhancement; and their rivals. To add one: an entry in METHODS.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, Literal, TypeAlias
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+
+from algorithms.lessons import View, against, singles
+from algorithms.losses.batch import LossBatch, LossOutput, NumItems
+from algorithms.losses.contrastive import contrastive
+from algorithms.losses.likelihood import likelihood, negative_training, unlikelihood
+from algorithms.losses.negative_calibrated import Direction, Granularity, Teacher, negative_calibrated
+from algorithms.losses.orpo import orpo
+from algorithms.nat import NatConfig, inject_nat, load_negative, nat_mode
+
+# A micro-batch as the data loader makes it; see `actors.batches.collate` for names and shapes.
+Inputs: TypeAlias = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterPlan:
+    """What is added to the base model. `negative` and `nat` are folders of adapters trained before."""
+
+    r: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    gate_dim: int = 128
+    negative: str | None = None
+    nat: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LossOptions:
+    """The numbers in the losses; papers.md A4 and B2 to B4."""
+
+    negative_weight: float = 0.05
+    """NT, UL: how much wrong solutions weigh."""
+    cl_temperature: float = 1.0
+    orpo_lambda: float = 0.1
+    kd_direction: Direction = "neg_nat"
+    kd_granularity: Granularity = "sequence"
+    kd_temperature: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One way to train. `counts` is what its loss is a mean over; `needs` names adapters it begins from.
+
+    Where it `needs_partners`, its view must see all solutions of a question at once.
+    """
+
+    what: str
+    view: View
+    build: Callable[[nn.Module, AdapterPlan], PeftModel]
+    loss: Callable[[nn.Module, Inputs, LossOptions, NumItems], LossOutput]
+    counts: Literal["tokens", "examples"] = "tokens"
+    needs: tuple[str, ...] = ()
+    needs_partners: bool = False
+
+    def num_items(self, inputs: Inputs) -> int:
+        """How many items a micro-batch adds to the mean."""
+        if self.counts == "tokens":
+            return int(inputs["mask"].sum())
+        return len(set(inputs["group"].tolist()))
+
+
+def build_lora(base: nn.Module, plan: AdapterPlan) -> PeftModel:
+    """The base with an ordinary LoRA."""
+    config = LoraConfig(
+        r=plan.r,
+        lora_alpha=plan.alpha,  # type: ignore[arg-type]  # PEFT divides by r, whichever number it is
+        lora_dropout=plan.dropout,
+        target_modules=list(plan.targets),
+        task_type="CAUSAL_LM",
+    )
+    return _peft(base, config)
+
+
+def build_nat(base: nn.Module, plan: AdapterPlan) -> PeftModel:
+    """The base with NAT over a frozen negative LoRA; without one its negative side is zero and stays so."""
+    model = _peft(base, _nat_config(plan))
+    if plan.negative is not None:
+        load_negative(model, plan.negative)
+    return model
+
+
+def build_double(base: nn.Module, plan: AdapterPlan) -> PeftModel:
+    """The base with NAT's layers, both of whose LoRAs begin anew and train on right solutions."""
+    return _peft(base, _nat_config(plan, train_negative=True))
+
+
+def build_student(base: nn.Module, plan: AdapterPlan) -> PeftModel:
+    """The base with a fresh LoRA for the student over a frozen NAT for the teacher: one base for all."""
+    assert plan.nat is not None, "checked with the flags"
+    return build_lora(inject_nat(base, plan.nat), plan)
+
+
+def _nat_config(plan: AdapterPlan, train_negative: bool = False) -> NatConfig:
+    return NatConfig(
+        r=plan.r,
+        lora_alpha=plan.alpha,
+        lora_dropout=plan.dropout,
+        target_modules=list(plan.targets),
+        gate_dim=plan.gate_dim,
+        train_negative=train_negative,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _peft(base: Any, config: Any) -> PeftModel:
+    model = get_peft_model(base, config)
+    assert isinstance(model, PeftModel), "PEFT mixes types only when told to"
+    return model
+
+
+def forward(model: nn.Module, inputs: Inputs) -> Tensor:
+    """Logits [N, T, V] of a micro-batch."""
+    logits: Tensor = model(
+        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+    ).logits
+    return logits
+
+
+def loss_batch(inputs: Inputs) -> LossBatch:
+    """What is to be learned from a micro-batch."""
+    return LossBatch(inputs["targets"], inputs["mask"], inputs["is_right"], inputs["group"])
+
+
+def _likelihood(model: nn.Module, inputs: Inputs, options: LossOptions, num_items: NumItems) -> LossOutput:
+    return likelihood(forward(model, inputs), loss_batch(inputs), num_items=num_items)
+
+
+def _negative_training(model: nn.Module, inputs: Inputs, options: LossOptions, num_items: NumItems) -> LossOutput:
+    return negative_training(
+        forward(model, inputs), loss_batch(inputs), weight=options.negative_weight, num_items=num_items
+    )
+
+
+def _unlikelihood(model: nn.Module, inputs: Inputs, options: LossOptions, num_items: NumItems) -> LossOutput:
+    return unlikelihood(forward(model, inputs), loss_batch(inputs), weight=options.negative_weight, num_items=num_items)
+
+
+def _contrastive(model: nn.Module, inputs: Inputs, options: LossOptions, num_items: NumItems) -> LossOutput:
+    return contrastive(
+        forward(model, inputs), loss_batch(inputs), temperature=options.cl_temperature, num_items=num_items
+    )
+
+
+def _orpo(model: nn.Module, inputs: Inputs, options: LossOptions, num_items: NumItems) -> LossOutput:
+    return orpo(forward(model, inputs), loss_batch(inputs), odds_weight=options.orpo_lambda, num_items=num_items)
+
+
+def _negative_calibrated(model: nn.Module, inputs: Inputs, options: LossOptions, num_items: NumItems) -> LossOutput:
+    logits = forward(model, inputs)
+    return negative_calibrated(
+        logits,
+        loss_batch(inputs),
+        teach(model, inputs, options),
+        direction=options.kd_direction,
+        granularity=options.kd_granularity,
+        temperature=options.kd_temperature,
+        num_items=num_items,
+    )
+
+
+@torch.no_grad()
+def teach(model: nn.Module, inputs: Inputs, options: LossOptions) -> Teacher:
+    """The teacher's side of NCE: what was computed before, the rest by forwards over the same base model."""
+    peft_model: Any = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    disabled = peft_model.disable_adapter() if isinstance(peft_model, PeftModel) else nullcontext()
+    beta, topk_ids = inputs.get("beta"), inputs.get("topk_ids")
+    nat_logits = neg_logits = None
+    with disabled:
+        if topk_ids is None:
+            with nat_mode(peft_model, "mix"):
+                nat_logits = forward(peft_model, inputs)
+        if beta is None:
+            with nat_mode(peft_model, "neg"):
+                neg_logits = forward(peft_model, inputs)
+    return Teacher(
+        nat_logits=nat_logits,
+        neg_logits=neg_logits,
+        beta=beta,
+        topk_ids=topk_ids,
+        topk_logprobs=inputs.get("topk_logprobs"),
+        topk_temperature=options.kd_temperature,
+    )
+
+
+RIGHT: Final = singles(True)
+BOTH: Final = singles(True, False)
+NUM_WRONG: Final = 3
+
+METHODS: Final = MappingProxyType(
+    {
+        "sft": Method("likelihood of right solutions; on graded samples: CoT KD", RIGHT, build_lora, _likelihood),
+        "orpo": Method(
+            "chosen against rejected by their odds", against(1), build_lora, _orpo, "examples", needs_partners=True
+        ),
+        "negative": Method("likelihood of wrong solutions: LoRA_neg", singles(False), build_lora, _likelihood),
+        "nat": Method("right solutions over a frozen LoRA_neg", RIGHT, build_nat, _likelihood, needs=("negative",)),
+        "nce": Method("NAT distilled into a LoRA", RIGHT, build_student, _negative_calibrated, needs=("nat",)),
+        "mix": Method("likelihood of right and wrong solutions alike", BOTH, build_lora, _likelihood),
+        "nt": Method("likelihood of right minus that of wrong ones", BOTH, build_lora, _negative_training),
+        "ul": Method("likelihood of right, unlikelihood of wrong ones", BOTH, build_lora, _unlikelihood),
+        "cl": Method(
+            "a right one against wrong ones",
+            against(NUM_WRONG),
+            build_lora,
+            _contrastive,
+            "examples",
+            needs_partners=True,
+        ),
+        "nat-zero": Method("a control: NAT with a negative side of zero", RIGHT, build_nat, _likelihood),
+        "nat-double": Method("a control: NAT with two LoRAs on right solutions", RIGHT, build_double, _likelihood),
+    }
+)

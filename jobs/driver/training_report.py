@@ -1,0 +1,80 @@
+"""The report of a training run: loss curves, what was trained on and what was not, and the settings."""
+
+import itertools
+import json
+import statistics
+from typing import Any, Final
+
+from actors.storage import Storage
+from actors.training import METRICS_FILE, read_metrics
+from algorithms.lessons import UNUSED
+from algorithms.methods import METHODS
+from jobs.driver import manifest, plots, training_data
+from jobs.driver.report_parts import Report
+
+NOT_METRICS: Final = ("step", "time", "epoch", "total_flos", "train_samples_per_second", "train_steps_per_second")
+
+
+def build(run: Storage) -> Report:
+    """Facts and the curves of everything that was logged."""
+    record = manifest.load(run)
+    assert record is not None, "whoever asks for a report has it"
+    lines = read_metrics(run / METRICS_FILE)
+    examples: dict[str, Any] = {"train": 0, "validation": 0, "tokens": 0, "unused": {}}
+    done = run / training_data.FOLDER / training_data.DONE_FILE
+    if done.exists():
+        examples = json.loads(done.read_bytes())
+    logged = [line for line in lines if "loss" in line]
+    last = {
+        name: value
+        for line in lines
+        for name, value in line.items()
+        if name not in (*NOT_METRICS, "learning_rate", "grad_norm", "num_tokens", "train_runtime", "train_loss")
+    }
+    facts = {
+        "method": record.identity["method"],
+        "method_is": METHODS[record.identity["method"]].what,
+        "steps": logged[-1]["step"] if logged else 0,
+        "metrics": {name: round(value, 6) for name, value in last.items()},
+        "examples": examples,
+        "tokens_per_second": _rate(logged),
+    }
+    drawn = {"loss": _curves(lines, ("loss", "eval_loss"))}
+    names = sorted({name for line in logged for name in line} - {*NOT_METRICS, "loss"})
+    others = {name: _curves(logged, (name,)) for name in names}
+    return Report("training_report.html.j2", facts, drawn, {"curves": others, "unused_means": UNUSED})
+
+
+def summary(facts: dict[str, Any]) -> list[str]:
+    """The facts for a terminal."""
+    examples = facts["examples"]
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in facts["metrics"].items())
+    return [
+        f"examples    {examples['train']:,} to train on, {examples['validation']:,} to validate on",
+        *(f"              {count:,} not used: {reason}" for reason, count in examples["unused"].items()),
+        f"steps       {facts['steps']:,}: {metrics}",
+    ]
+
+
+def _rate(logged: list[dict[str, Any]]) -> float | None:
+    """Tokens per second, padding not counted: the median over the intervals between two logs."""
+    rates = [
+        later["num_tokens"] / (later["time"] - line["time"])
+        for line, later in itertools.pairwise(logged)
+        if later["time"] > line["time"]
+    ]
+    return statistics.median(rates) if rates else None
+
+
+def _curves(lines: list[dict[str, Any]], names: tuple[str, ...]) -> str:
+    drawn, axes = plots.figure()
+    for name, color in zip(names, (plots.BLUE, plots.ORANGE), strict=False):
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        if points:
+            axes.plot(
+                *zip(*points, strict=True), color=color, linewidth=1.5, label=name, marker="." * (len(points) < 3)
+            )
+    if len(names) > 1 and axes.lines:
+        axes.legend(frameon=False, fontsize=8)
+    plots.whole_ticks_x(axes)
+    return plots.svg(drawn, axes, "step", names[0].replace("_", " "))

@@ -1,0 +1,175 @@
+"""The second stage of training: Ray Train over the examples, and what it leaves in the run's folder."""
+
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from actors.adapter_trainer import TrainingPlan
+from actors.storage import Storage
+from actors.training import METRICS_FILE, STOPPED_FILE, EvenShards, read_metrics, train_worker
+from jobs.driver import training_data
+from jobs.driver.command import UserError
+from jobs.driver.progress import clock
+
+ADAPTER_FOLDER: Final = "adapter"
+EVENTS_FOLDER: Final = "tensorboard"
+STATE_FOLDER: Final = "_train"
+ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many workers and what each asks for."""
+
+    least: int
+    most: int
+    cpus: float
+    gpus: float
+    max_failures: int
+
+
+class StepsLine:
+    """One line about the steps that are logged so far."""
+
+    def __init__(self, run: Storage, plan: TrainingPlan) -> None:
+        self._file = run / METRICS_FILE
+        self._plan = plan
+        self._started = time.monotonic()
+        self._before = max((line["step"] for line in read_metrics(self._file)), default=0)
+
+    def __call__(self) -> str:
+        """The line now."""
+        seconds = time.monotonic() - self._started
+        lines = [line for line in read_metrics(self._file) if "loss" in line]
+        if not lines:
+            return f"0/{self._plan.num_steps:,} steps  starting, {clock(seconds)}"
+        step, made = lines[-1]["step"], lines[-1]["step"] - self._before
+        parts = [f"{step:,}/{self._plan.num_steps:,} steps", f"loss {lines[-1]['loss']:.4f}"]
+        if made > 0:
+            parts.append(f"ETA {clock((self._plan.num_steps - step) * seconds / made)}")
+        return "  ".join(parts)
+
+
+def fit(plan: TrainingPlan, workers: Workers, output: Storage, session: str, has_validation: bool) -> str | None:
+    """Train to the last step, from the last checkpoint on. Why it stopped before, or None.
+
+    Raises UserError where the workers fail more often than they may.
+    """
+    import ray.data
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    (output / STOPPED_FILE).delete_file()
+    ray.data.DataContext.get_current().execution_options.preserve_order = True
+    parts = ("train", "validation") if has_validation else ("train",)
+    datasets: dict[str, Any] = {
+        part: ray.data.read_parquet(training_data.example_files(output, part), filesystem=output.filesystem)
+        for part in parts
+    }
+    number: Any = workers.least if workers.least == workers.most else (workers.least, workers.most)
+    resources = {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"plan": plan, "run": output, "session": session, "has_validation": has_validation},
+        scaling_config=ScalingConfig(
+            num_workers=number,
+            use_gpu=workers.gpus > 0,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name=STATE_FOLDER,
+            storage_path=output.path,
+            storage_filesystem=output.filesystem,
+            failure_config=FailureConfig(max_failures=workers.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+        datasets=datasets,
+        dataset_config=EvenShards(),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise UserError(
+            f"training failed: {_cause(error)}; the same command goes on from the last checkpoint"
+        ) from None
+    stopped = output / STOPPED_FILE
+    if stopped.exists():
+        return stopped.read_bytes().decode()
+    if result.checkpoint is None:
+        raise UserError("training ended without a checkpoint")
+    with result.checkpoint.as_directory() as saved:
+        _leave_adapter(Path(saved), output)
+    return None
+
+
+def _cause(error: BaseException) -> str:
+    """The last line of what a worker died of."""
+    text = str(error).strip().splitlines()
+    return next((line.strip() for line in reversed(text) if line.strip()), type(error).__name__)
+
+
+def _leave_adapter(saved: Path, output: Storage) -> None:
+    """Put the adapter of a checkpoint into the run's folder, whole or not at all."""
+    temporary = output / f".{ADAPTER_FOLDER}.tmp"
+    temporary.delete_folder()
+    temporary.make_folder()
+    for name in ADAPTER_FILES:
+        (temporary / name).write_bytes((saved / name).read_bytes())
+    (output / ADAPTER_FOLDER).delete_folder()
+    temporary.filesystem.move(temporary.path, (output / ADAPTER_FOLDER).path)
+
+
+def write_events(output: Storage) -> None:
+    """The metrics as TensorBoard event files."""
+    from tensorboardX import SummaryWriter
+
+    with tempfile.TemporaryDirectory() as folder:
+        writer = SummaryWriter(folder)
+        for line in read_metrics(output / METRICS_FILE):
+            for name, value in line.items():
+                if name not in ("step", "time"):
+                    writer.add_scalar(f"train/{name}", value, line["step"], walltime=line["time"])
+        writer.close()
+        events = output / EVENTS_FOLDER
+        events.delete_folder()
+        events.make_folder()
+        for file in Path(folder).iterdir():
+            (events / file.name).write_bytes(file.read_bytes())
+
+
+def write_card(output: Storage, facts: dict[str, Any], identity: dict[str, Any]) -> None:
+    """README.md of the adapter: what it is, from what, and how it was trained."""
+    model, examples, last = identity["model"], facts["examples"], facts["metrics"]
+    lines = [
+        "---",
+        "library_name: peft",
+        f"base_model: {model['model']}",
+        "---",
+        "",
+        f"# {identity['method']}: an adapter for {model['model']}",
+        "",
+        f"Trained by Sluice: {facts['method_is']}. {facts['steps']:,} steps over {examples['train']:,} examples.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| data {number} | {data['files']} files, digest {data['digest']} |"
+          for number, data in enumerate(identity["data"])),
+        *(f"| begins from {name} | {identity[name]['base']}, digest {identity[name]['files']} |"
+          for name in ("negative", "nat") if identity.get(name)),
+        *(f"| {name} | {value} |" for name, value in last.items()),
+        "",
+        "## Settings",
+        "",
+        "```json",
+        json.dumps({name: identity[name] for name in ("adapter", "loss", "training", "prompt")}, indent=2),
+        "```",
+        "",
+        "```",
+        str(facts["command"]),
+        "```",
+        "",
+    ]  # fmt: skip
+    (output / ADAPTER_FOLDER / "README.md").write_bytes("\n".join(lines).encode())

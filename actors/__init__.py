@@ -17,6 +17,11 @@
     complaint what an actor says when only a person can mend it
     grader    grades samples, in processes that can be killed
     grading_process      what runs in those processes
+    examples  files of solutions -> tokenised examples to train on
+    batches   tokenised examples -> micro-batches, in an order that depends on the seed alone
+    adapter_trainer      transformers' Trainer with losses of ours (no Ray inside)
+    training  the loop of a Ray Train worker: shards, checkpoints, metrics
+    teacher   what a teacher says of each example, computed once before training
     refiner   drives many refinements at once and keeps one scorer busy
 
 An actor is a plain callable class: the model in `__init__`, a batch in `__call__`, so a test can call it.

@@ -39,11 +39,12 @@ class Teacher:
         while order:
             size = max(1, TOKENS_PER_PASS // rows[order[-1]]["num_tokens"])
             order, some = order[:-size], order[-size:]
-            self._teach([solution for number in some for solution in rows[number]["solutions"]])
+            self.teach([solution for number in some for solution in rows[number]["solutions"]])
         return pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)
 
     @torch.no_grad()
-    def _teach(self, solutions: list[dict[str, Any]]) -> None:
+    def teach(self, solutions: list[dict[str, Any]]) -> None:
+        """Fill in what the teacher says of some solutions, in one pass."""
         options = self._plan.options
         examples = [{"solutions": [solution]} for solution in solutions]
         inputs = {

@@ -1,7 +1,7 @@
 """What Sluice computes: pure functions and sans-IO generators, importable anywhere.
 
-One file is one idea. Nothing here knows Ray, vLLM, the network, files or global state, so everything
-is tested with a table of numbers.
+One file is one idea. Nothing here knows Ray, vLLM, the network or global state, and files only where PEFT
+does, so nearly everything is tested with a table of numbers.
 
     chains         a question, its steps, its answer; splitting, and which step states the answer
     problems       a question, its gold answer, samples
@@ -14,6 +14,10 @@ is tested with a table of numbers.
     splits         train, validation, held out: by problem
     prompts        a question in a template or a conversation, with worked examples
     sampling       what a sample is, and where its randomness comes from
+    lessons        rows of solutions -> lessons, right or wrong -> what must lie in one batch
+    losses/        likelihood, NT, UL, CL, ORPO, NCE as pure functions
+    nat/           Negative Assistant Training as a method of PEFT's; reads and writes adapter folders
+    methods        each way to train: what it adds to a model, what it sees of the data, its loss
     prefix_forest  token sequences that share prefixes, flattened for one forward pass
     perplexity     which tokens count, and the exponential of their mean loss
     refinement     SPIRIT-FT as a generator: yields what it must know, returns a Refinement

@@ -3,6 +3,7 @@
     refine       a corpus -> the same corpus with the steps perplexity does not need taken out
     sample       many answers per question, from any engine
     grade        sampled solutions -> right, wrong or unknown, one record a sample
+    train        refined or graded solutions -> an adapter: SFT, ORPO, NAT, NCE and their rivals
     report       the report of a run again, any time
     export       a refined corpus -> files that trainers load as they are
     make_corpus  a generated corpus of arithmetic word problems

@@ -7,6 +7,7 @@
     expressions  LaTeX -> SymPy by math-verify's parser, and exact comparison
     units        what a unit measures
     demands      the form a question demands of its answer: an order, factored, expanded
+    string_rule  what comparing normalised texts says, for the comparison
     classes      many answers to one question -> classes of the same answer
 
 Nothing here limits time: SymPy can think for hours about one expression. Whoever calls `equivalence` on answers

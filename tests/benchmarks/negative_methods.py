@@ -1,0 +1,233 @@
+"""Every method of training on one task made here, with a small model trained from scratch: accuracy, with intervals.
+
+    python -m tests.benchmarks.negative_methods
+
+A four-layer Llama learns to compute chains of additions, subtractions and products step by step, until it is right
+about half of the time. It answers new questions eight times each, its answers are graded, and every method trains an
+adapter from them, with the same steps, batch and learning rate. Greedy answers to held-out questions decide. The
+controls: `nat-zero`, NAT's layers with a negative side of zero; `nat-double`, two LoRAs on right answers; `sft r=64`,
+a plain LoRA with about the trained parameters of NAT. Self-enhancement adds right answers that NAT itself samples to
+the data of `nce`, and right answers that `sft` samples to that of `sft+self`. Seeds differ in everything.
+"""
+
+import argparse
+import asyncio
+import random
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from actors.adapter_trainer import AdapterTrainer, TrainingPlan
+from actors.engine_protocol import SampleRequest
+from actors.examples import LESSON_SCHEMA, MakeExamples
+from actors.transformers_engine import TransformersEngine
+from algorithms.grading import grade
+from algorithms.methods import AdapterPlan, LossOptions
+from algorithms.prompts import PromptStyle
+from algorithms.sampling import SamplingParams, sample_seed
+from tests.benchmarks.measured import write_result
+
+STYLE = PromptStyle("{question}\n")
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, by number of seeds
+
+
+def problem(chooser):
+    """A chain of three operations on numbers: the question, its solution and answer."""
+    value = chooser.randint(2, 99)
+    question, lines = str(value), []
+    for _ in range(3):
+        sign = chooser.choice("+-*")
+        other = chooser.randint(2, 9) if sign == "*" else chooser.randint(2, 99)
+        result = {"+": value + other, "-": value - other, "*": value * other}[sign]
+        question += f" then {sign}{other}"
+        lines.append(f"{value}{sign}{other}={result}")
+        value = result
+    return question, "\n".join([*lines, f"#### {value}"]), str(value)
+
+
+def problems(seed, count):
+    chooser = random.Random(seed)
+    return [problem(chooser) for _ in range(count)]
+
+
+def save_tokenizer(folder):
+    letters = sorted({*"0123456789+-*=#. then", "\n", "|"})
+    tokenizer = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="|", pad_token="|").save_pretrained(folder)
+    return len(letters)
+
+
+def pretrain(folder, seed, num_steps):
+    """A base model from scratch: full parameters, fresh problems each step."""
+    vocab = save_tokenizer(folder)
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocab,
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=128,
+        )
+    )
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=num_steps)
+    chooser = random.Random(f"pretrain {seed}")
+    for _ in range(num_steps):
+        texts = [f"{question}\n{solution}|" for question, solution, _ in (problem(chooser) for _ in range(64))]
+        batch = tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        loss = model(**batch, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    model.save_pretrained(folder)
+    return round(loss.item(), 4)
+
+
+def answers(model, adapter, questions, num_samples, temperature, seed):
+    """Texts of `num_samples` answers to each question."""
+    params = SamplingParams(num_samples, temperature, 1.0, max_tokens=48, seed=seed)
+    engine = TransformersEngine(model, params, max_batch=256, adapter=adapter)
+
+    async def ask():
+        requests = [
+            SampleRequest(STYLE.prompt(question), sample_seed(seed, question, index))
+            for question in questions
+            for index in range(num_samples)
+        ]
+        return await asyncio.gather(*map(engine.sample, requests))
+
+    texts = [sample.text for sample in asyncio.run(ask())]
+    return [texts[first : first + num_samples] for first in range(0, len(texts), num_samples)]
+
+
+def graded(model, adapter, some, seed, name):
+    """Sampled answers as lessons, each right or wrong; an answer given twice to a question counts once."""
+    rows = []
+    for (question, _, gold), texts in zip(
+        some, answers(model, adapter, [each[0] for each in some], 8, 1.0, seed), strict=True
+    ):
+        for index, text in enumerate(dict.fromkeys(texts)):
+            correct = grade(question, gold, text, last_number=False).correct
+            if text.strip():
+                rows.append(
+                    {"problem": question, "id": f"{name}:{question}#{index}", "question": question, "text": text}
+                    | {"is_right": bool(correct), "split": "train"}
+                )
+    return rows
+
+
+def accuracy(model, adapter, some):
+    right = [
+        grade(question, gold, texts[0], last_number=False).correct is True
+        for (question, _, gold), texts in zip(
+            some, answers(model, adapter, [each[0] for each in some], 1, 0.0, 0), strict=True
+        )
+    ]
+    return sum(right) / len(right)
+
+
+def train(model, method, rows, folder, adapter, num_steps, seed, learning_rate):
+    """Train a method's adapter; its folder and how many parameters it trained."""
+    table = MakeExamples(method, model, STYLE, 200, False, seed)(pa.Table.from_pylist(rows, schema=LESSON_SCHEMA))
+    examples = table.filter(pa.compute.is_null(table["unused"])).sort_by("place")
+    plan = TrainingPlan(
+        method=method, model=model, adapter=adapter, options=LossOptions(), num_steps=num_steps, batch_size=64,
+        micro_batch=64 if method not in ("cl", "orpo") else 32, learning_rate=learning_rate, warmup_steps=10,
+        seed=seed, log_every=10**6, save_every=10**6,
+    )  # fmt: skip
+    trainer = AdapterTrainer(plan, examples, Path(folder))
+    trainer.train()
+    trained = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
+    return f"{folder}/checkpoint-{num_steps}", trained
+
+
+def one_seed(seed, options, root):
+    """Accuracies of all methods for one seed, and what the data were like."""
+    root.mkdir()
+    base = str(root / "base")
+    loss = pretrain(base, seed, options.pretrain_steps)
+    held_out = problems(f"held out {seed}", options.held_out)
+    asked = problems(f"train {seed}", options.questions)
+    rows = graded(base, None, asked, seed, "base")
+    scores = {"base": accuracy(base, None, held_out)}
+    num_right = sum(row["is_right"] for row in rows)
+    facts = {"pretrain_loss": loss, "right": num_right, "wrong": len(rows) - num_right}
+    plan = AdapterPlan(r=8, alpha=16.0, dropout=0.05, targets=TARGETS, gate_dim=32)
+    folders, sizes = {}, {}
+
+    def run(name, method, data, adapter):
+        started = time.perf_counter()
+        folders[name], sizes[name] = train(
+            base, method, data, root / name, adapter, options.steps, seed, options.learning_rate
+        )
+        scores[name] = accuracy(base, folders[name], held_out)
+        print(f"seed {seed} {name:12} {scores[name]:.3f}  {time.perf_counter() - started:.0f} s", flush=True)
+
+    run("negative", "negative", rows, plan)
+    for name in ("sft", "mix", "nt", "ul", "cl", "nat-zero", "nat-double"):
+        run(name, name, rows, plan)
+    run("sft r=64", "sft", rows, replace(plan, r=64, alpha=128.0))
+    run("nat", "nat", rows, replace(plan, negative=folders["negative"]))
+    run("nce", "nce", rows, replace(plan, nat=folders["nat"]))
+    for name, teacher in (("sft", "sft"), ("nce", "nat")):
+        more = [row for row in graded(base, folders[teacher], asked, seed + 1000, "self") if row["is_right"]]
+        known = {(row["question"], row["text"]) for row in rows}
+        more = [row for row in more if (row["question"], row["text"]) not in known]
+        facts[f"self_{teacher}"] = len(more)
+        run(f"{name}+self", name, rows + more, replace(plan, nat=folders["nat"]) if name == "nce" else plan)
+    return scores, facts, sizes
+
+
+def interval(values):
+    """Mean and half of its 95% interval."""
+    if len(values) < 2:
+        return [round(values[0], 4), None]
+    return [
+        round(statistics.mean(values), 4),
+        round(T_95[len(values)] * statistics.stdev(values) / len(values) ** 0.5, 4),
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--pretrain-steps", type=int, default=2500)
+    parser.add_argument("--questions", type=int, default=600)
+    parser.add_argument("--held-out", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [one_seed(seed, options, Path(folder) / str(seed)) for seed in range(options.seeds)]
+    methods = {
+        name: {
+            "accuracy": interval([scores[name] for scores, _, _ in runs]),
+            "over_sft": interval([scores[name] - scores["sft"] for scores, _, _ in runs]),
+            "trained_parameters": runs[0][2].get(name),
+            "by_seed": [scores[name] for scores, _, _ in runs],
+        }
+        for name in runs[0][0]
+    }
+    numbers = {"settings": vars(options), "data": [facts for _, facts, _ in runs], "methods": methods}
+    print(write_result("negative_methods", numbers).read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""jobs.train end to end on the byte model: what it leaves, what it survives, what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from algorithms.word_problems import generate
+from jobs import train
+from tests.jobs.runs import ROOT, command, report
+
+TEMPLATE = "Q: {question}\nA: "
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    """Graded samples of 24 problems: two right and two wrong ones each; some unknown, held out, broken."""
+    file = tmp_path_factory.mktemp("graded") / "graded.jsonl"
+    rows = []
+    for index in range(24):
+        problem = generate(5, index, (2, 2))
+        for number in range(4):
+            rows.append(
+                {
+                    "id": f"{index}#{number}",
+                    "status": "right" if number < 2 else "wrong",
+                    "correct": number < 2,
+                    "split": "validation" if index >= 20 else "train",
+                    "question": problem.question,
+                    "rationale": " ".join(problem.steps[number:]) + (" or not" if number >= 2 else ""),
+                }
+            )
+    rows.append(rows[0] | {"id": "unknown", "correct": None, "status": "unknown"})
+    rows.append(rows[0] | {"id": "held", "split": "held_out"})
+    rows.append({"text": "none of it"})
+    file.write_text("\n".join(map(json.dumps, rows)) + "\n{broken\n")
+    return str(file)
+
+
+def flags(byte_model, output, **more):
+    """Flags of a short run."""
+    return {
+        "model": byte_model, "template": TEMPLATE, "output": str(output), "max_steps": 4, "batch_size": 8,
+        "micro_batch": 4, "log_every": 1, "save_every": 2, "rank": 4, "cpus_per_worker": 1,
+    } | more  # fmt: skip
+
+
+def run(method, data, byte_model, output, **more):
+    """`jobs.train` on the shared Ray; the exit status."""
+    given = flags(byte_model, output, method=method, data=(data,), **more)
+    return train.run(train.TrainConfig.model_validate(given))
+
+
+def adapter(output):
+    return load_file(f"{output}/adapter/adapter_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def lineage(ray_session, graded, byte_model, tmp_path_factory):
+    """negative -> nat -> nce."""
+    root = tmp_path_factory.mktemp("lineage")
+    assert run("negative", graded, byte_model, root / "neg") == 0
+    assert run("nat", graded, byte_model, root / "nat", negative=str(root / "neg"), gate_dim=16) == 0
+    assert run("nce", graded, byte_model, root / "nce", nat=str(root / "nat")) == 0
+    return root
+
+
+def test_each_run_leaves_an_adapter_a_card_a_report_and_events(lineage, byte_model):
+    for name, method in (("neg", "negative"), ("nat", "nat"), ("nce", "nce")):
+        facts = report(lineage / name)
+        assert facts["method"] == method
+        assert facts["status"] == "finished"
+        assert facts["steps"] == 4
+        # 20 problems with two samples of the wanted kind to train on, 4 to validate on
+        assert {part: facts["examples"][part] for part in ("train", "validation")} == {"train": 40, "validation": 8}
+        assert facts["examples"]["unused"] == {"not_asked_for": 48, "no_columns": 2, "not_graded": 1, "held_out": 1}
+        assert {"loss", "eval_loss"} <= facts["metrics"].keys()
+        assert (lineage / name / "report.html").exists()
+        assert list((lineage / name / "tensorboard").glob("events.*"))
+        card = (lineage / name / "adapter" / "README.md").read_text()
+        assert "python -m jobs." in card
+        assert json.loads((lineage / name / "manifest.json").read_text())["identity"]["data"][0]["digest"] in card
+    unused = pq.read_table(lineage / "neg" / "examples" / "unused").to_pylist()
+    assert {row["id"]: row["unused"] for row in unused if row["unused"] in ("not_graded", "held_out")} == {
+        "unknown": "not_graded",
+        "held": "held_out",
+    }
+
+
+def test_the_negative_side_of_nat_is_what_was_trained_on_wrong_answers(lineage):
+    negative, nat = adapter(lineage / "neg"), adapter(lineage / "nat")
+    for key, weights in negative.items():
+        layer, _, part = key.partition(".lora_")
+        assert torch.equal(nat[f"{layer}.nat_negative.{part[0]}"], weights)
+
+
+def test_peft_alone_loads_the_student(lineage, byte_model):
+    script = (
+        "import sys; from peft import PeftModel; from transformers import AutoModelForCausalLM; "
+        f"m = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({byte_model!r}), "
+        f"{str(lineage / 'nce' / 'adapter')!r}); "
+        "assert not any(name.startswith('algorithms') for name in sys.modules); "
+        "import torch; print(m(torch.tensor([[1, 2, 3]])).logits[0, -1, :3].tolist())"
+    )
+    done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    base = AutoModelForCausalLM.from_pretrained(byte_model)
+    plain = base(torch.tensor([[1, 2, 3]])).logits[0, -1, :3].tolist()
+    assert json.loads(done.stdout.splitlines()[-1]) != pytest.approx(plain, abs=1e-6)
+
+
+def test_a_finished_run_is_not_trained_again(lineage, graded, byte_model, capsys):
+    before = adapter(lineage / "neg")
+    assert run("negative", graded, byte_model, lineage / "neg") == 0
+    assert "is finished already" in capsys.readouterr().out
+    assert all(torch.equal(before[key], value) for key, value in adapter(lineage / "neg").items())
+
+
+@pytest.mark.parametrize("method", ["mix", "nt", "ul", "cl", "orpo"])
+def test_rivals_train(ray_session, graded, byte_model, tmp_path, method):
+    assert run(method, graded, byte_model, tmp_path / "run", max_steps=1) == 0
+    base = AutoModelForCausalLM.from_pretrained(byte_model)
+    PeftModel.from_pretrained(base, tmp_path / "run" / "adapter")
+    assert report(tmp_path / "run")["examples"]["train"] == (40 if method in ("cl", "orpo") else 80)
+
+
+def test_what_is_computed_before_teaches_the_same(lineage, graded, byte_model, tmp_path):
+    nat = str(lineage / "nat")
+    assert run("nce", graded, byte_model, tmp_path / "beta", nat=nat, precompute="beta") == 0
+    assert run("nce", graded, byte_model, tmp_path / "all", nat=nat, precompute="top-k", top_k=256) == 0
+    expected = report(lineage / "nce")["metrics"]
+    for name in ("beta", "all"):
+        assert report(tmp_path / name)["metrics"] == pytest.approx(expected, rel=1e-4)
+
+
+def start(byte_model, graded, output, *more):
+    args = [
+        "jobs.train", "--method", "sft", "--data", graded, "--model", byte_model, "--template", TEMPLATE,
+        "--output", output, "--max-steps", 12, "--batch-size", 8, "--micro-batch", 4, "--log-every", 1,
+        "--save-every", 2, "--dropout", 0.2, "--cpus-per-worker", 1, *more,
+    ]  # fmt: skip
+    return list(map(str, args))
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_run_ends_with_the_same_adapter(graded, byte_model, tmp_path):
+    whole = command(*start(byte_model, graded, tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stderr
+    args = start(byte_model, graded, tmp_path / "killed")
+    job = subprocess.Popen([sys.executable, "-m", *args], cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+    wait_for_step(tmp_path / "killed", 3)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+    assert not (tmp_path / "killed" / "adapter").exists()
+    again = command(*args)
+    assert again.returncode == 0, again.stderr
+    expected, found = adapter(tmp_path / "whole"), adapter(tmp_path / "killed")
+    assert max((expected[key] - found[key]).abs().max().item() for key in expected) < 1e-5
+    steps = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in steps if "loss" in line] == list(range(1, 13))
+    assert report(tmp_path / "killed")["sessions"] == 2
+
+
+def wait_for_step(output, step, seconds=240):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        file = output / "metrics.jsonl"
+        lines = file.read_text().splitlines() if file.exists() else []
+        if lines and json.loads(lines[-1])["step"] >= step:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no step {step} in {seconds} s")
+
+
+@pytest.mark.timeout(600)
+def test_two_workers_survive_the_death_of_one(ray_session, graded, byte_model, tmp_path):
+    output = tmp_path / "run"
+    killed = []
+
+    def kill():
+        wait_for_step(output, 3)
+        workers = [each for each in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(each.cmdline())]
+        killed.append(workers[0].pid)
+        workers[0].kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert run("sft", graded, byte_model, output, num_workers="2", max_steps=30) == 0
+    killer.join()
+    assert killed
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 31))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(ray_session, graded, byte_model, tmp_path, capsys):
+    output = tmp_path / "run"
+    given = {"learning_rate": 1e38, "warmup": 0, "max_grad_norm": 0, "save_every": 1, "schedule": "constant"}
+    assert run("sft", graded, byte_model, output, **given) == 1
+    told = capsys.readouterr().err
+    assert "stopped at step 2: the loss is not finite on a micro-batch of" in told
+    assert "#0" in told
+    assert list((output / "_train").rglob("adapter_model.safetensors"))  # of step 1
+    assert not (output / "adapter").exists()
+
+
+MISTAKES = {
+    "nat alone": (("--method", "nat"), "needs --negative"),
+    "nce alone": (("--method", "nce"), "needs --nat"),
+    "no such layer": (("--method", "sft", "--targets", "wq"), "it has down_proj, gate_proj"),
+    "no such data": (("--method", "sft", "--data", "nowhere.jsonl"), "--data"),
+    "flag of another method": (("--method", "sft", "--orpo-lambda", "1"), "it is for orpo"),
+    "too many workers": (("--method", "sft", "--num-workers", "99"), "lower --num-workers"),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in MISTAKES if name != "too many workers"])
+def test_a_mistake_is_told_in_one_line(graded, byte_model, tmp_path, name):
+    given, told = MISTAKES[name]
+    data = () if "--data" in given else ("--data", graded)
+    done = command(
+        "jobs.train", "--model", byte_model, "--template", TEMPLATE, "--output", tmp_path / "x", *data, *given
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert told in done.stderr
+
+
+def test_data_without_a_wrong_sample_says_what_is_missing(ray_session, byte_model, tmp_path):
+    file = tmp_path / "right.jsonl"
+    file.write_text(json.dumps({"prompt": "Q", "completion": "A"}) + "\n")
+    with pytest.raises(train.UserError, match=r"nothing for --method negative \(likelihood of wrong.*1 not_asked_for"):
+        run("negative", str(file), byte_model, tmp_path / "run")
+
+
+def test_more_workers_than_there_are_is_refused(ray_session, graded, byte_model, tmp_path):
+    with pytest.raises(train.UserError, match="lower --num-workers"):
+        run("sft", graded, byte_model, tmp_path / "run", num_workers="99")
+
+
+def test_an_adapter_of_another_kind_or_base_is_refused(lineage, graded, byte_model, tmp_path):
+    with pytest.raises(train.UserError, match="of kind NAT, not LORA"):
+        run("nat", graded, byte_model, tmp_path / "a", negative=str(lineage / "nat"))
+    with pytest.raises(train.UserError, match="does not fit model"):
+        run("nat", graded, "smollm2", tmp_path / "b", negative=str(lineage / "neg"))

@@ -45,7 +45,10 @@ def test_a_job_imports_no_job(path):
     assert not imported(path) & others
 
 
-@pytest.mark.parametrize("folder", ["jobs", "actors", "algorithms", "jobs/driver", "algorithms/answers", "algorithms/losses", "algorithms/nat"])
+@pytest.mark.parametrize(
+    "folder",
+    ["jobs", "actors", "algorithms", "jobs/driver", "algorithms/answers", "algorithms/losses", "algorithms/nat"],
+)
 def test_the_map_of_a_folder_names_every_file(folder):
     text = ast.get_docstring(ast.parse((ROOT / folder / "__init__.py").read_text()))
     for path in (ROOT / folder).glob("*.py"):

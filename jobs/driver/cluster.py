@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -64,6 +65,23 @@ def connect(num_cpus_if_local: int) -> Iterator[Cluster]:
         yield Cluster(is_local=not address, resources=ray.cluster_resources())
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def told_by_actors() -> Iterator[None]:
+    """Turn what an actor complains of into a UserError where the user can mend it."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        # An actor that cannot be made, or is not wanted any more, tells why in the text of its death.
+        is_stillborn = isinstance(error, ray.exceptions.RayActorError)
+        kinds = r"(?:ValueError|OSError|(?:\w+\.)*Complaint)" if is_stillborn else r"(?:\w+\.)*Complaint"
+        complaint = re.search(rf"^{kinds}: (.+)$", str(error), re.MULTILINE)
+        if complaint is None:
+            raise
+        raise UserError(complaint[1]) from None
 
 
 def quieten_data() -> None:

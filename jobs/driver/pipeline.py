@@ -177,7 +177,7 @@ def stream_through_actors(
             num_cpus=config.cpus_per_actor or 1,
             num_gpus=config.gpus_per_actor or None,
         )
-        with told_by_actors():
+        with cluster.told_by_actors():
             batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
             return sum(pa.compute.sum(batch["num_rows"]).as_py() for batch in batches)
 
@@ -187,23 +187,6 @@ def stream_through_actors(
 def begin_session(output: Storage, session: str) -> None:
     """From here on no other session may write to the run."""
     (output / SESSION_FILE).write_bytes(session.encode())
-
-
-@contextmanager
-def told_by_actors() -> Iterator[None]:
-    """Turn what an actor complains of into a UserError where the user can mend it."""
-    import ray
-
-    try:
-        yield
-    except ray.exceptions.RayError as error:
-        # An actor that cannot be made, or is not wanted any more, tells why in the text of its death.
-        is_stillborn = isinstance(error, ray.exceptions.RayActorError)
-        kinds = r"(?:ValueError|OSError|(?:\w+\.)*Complaint)" if is_stillborn else r"(?:\w+\.)*Complaint"
-        complaint = re.search(rf"^{kinds}: (.+)$", str(error), re.MULTILINE)
-        if complaint is None:
-            raise
-        raise UserError(complaint[1]) from None
 
 
 def with_repeated_ids(corpus: Corpus) -> Corpus:

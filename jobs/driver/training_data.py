@@ -19,7 +19,7 @@ from actors.storage import Storage
 from actors.teacher import Teacher
 from algorithms.methods import METHODS
 from algorithms.prompts import PromptStyle
-from jobs.driver.pipeline import told_by_actors
+from jobs.driver import cluster
 
 FOLDER: Final = "examples"
 DONE_FILE: Final = "whole.json"
@@ -62,7 +62,7 @@ def prepare(
 
     folder.delete_folder()
     num_files = sum(len(corpus.files) for corpus in corpora)
-    with told_by_actors():
+    with cluster.told_by_actors():
         read: Any = read_files
         dataset = ray.data.range(num_files, override_num_blocks=num_files).map_batches(
             read, fn_kwargs={"corpora": corpora}, batch_size=1

@@ -32,7 +32,7 @@ from algorithms.row_errors import RowError
 from algorithms.sampling import Sample, SamplingParams, sample_seed
 from jobs.driver import cluster
 from jobs.driver.command import UserError
-from jobs.driver.pipeline import PipelineConfig, Stream, begin_session, told_by_actors
+from jobs.driver.pipeline import PipelineConfig, Stream, begin_session
 
 REQUESTS_PER_BLOCK: Final = 64  # Ray Data hands on what an engine made when all of a block is made
 GIVEN: Final = ("id", "question", "answer", "source")
@@ -210,7 +210,7 @@ def stream_through_vllm(config: PipelineConfig, engine: VllmEngine) -> Stream:
         from ray.data.llm import build_processor
 
         begin_session(output, session)
-        with told_by_actors(), _engine_deaths_told():
+        with cluster.told_by_actors(), _engine_deaths_told():
             logging.disable(logging.INFO)  # it tells the driver's screen what it is about to do
             try:
                 config_of_stage = _processor_config(config, engine)

@@ -16,27 +16,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-SOLUTION_TYPE = pa.struct(
-    [
-        ("tokens", pa.list_(pa.int32())),
-        ("num_prompt_tokens", pa.int32()),
-        ("is_right", pa.bool_()),
-        ("beta", pa.list_(pa.float32())),  # one value, or one a scored token; null where it was not precomputed
-        ("topk_ids", pa.list_(pa.int32())),  # of every scored token, one after another
-        ("topk_logprobs", pa.list_(pa.float32())),
-    ]
-)
-EXAMPLE_SCHEMA = pa.schema(
-    [
-        ("place", pa.int64()),
-        ("id", pa.string()),
-        ("split", pa.string()),
-        ("unused", pa.string()),  # null, or why it is not trained on; then there are no solutions
-        ("num_tokens", pa.int64()),
-        ("solutions", pa.list_(SOLUTION_TYPE)),
-    ]
-)
-
 
 class StepSampler:
     """The micro-batches of a rank, as lists of indices into its examples.

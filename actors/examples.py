@@ -1,7 +1,7 @@
 """Files of rows -> tokenised examples: what the tasks of a training run's first stage do.
 
 One record an example, and one for each row or solution that is not trained on, with the reason: nothing is lost
-without a word. The tables have EXAMPLE_SCHEMA.
+without a word. The tables have EXAMPLE_SCHEMA. Torch is not imported: that takes longer than most of these tasks.
 """
 
 import json
@@ -10,13 +10,31 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from actors.batches import EXAMPLE_SCHEMA
 from actors.corpus import Corpus
 from actors.models import encode_prompt
-from algorithms.lessons import Example, Lesson, UnusedRow, place, problem_key, read_lessons
-from algorithms.methods import METHODS
+from algorithms.lessons import Example, Lesson, UnusedRow, View, place, problem_key, read_lessons
 from algorithms.prompts import PromptStyle
 
+SOLUTION_TYPE: Final = pa.struct(
+    [
+        ("tokens", pa.list_(pa.int32())),
+        ("num_prompt_tokens", pa.int32()),
+        ("is_right", pa.bool_()),
+        ("beta", pa.list_(pa.float32())),  # one value, or one a scored token; null where it was not precomputed
+        ("topk_ids", pa.list_(pa.int32())),  # of every scored token, one after another
+        ("topk_logprobs", pa.list_(pa.float32())),
+    ]
+)
+EXAMPLE_SCHEMA: Final = pa.schema(
+    [
+        ("place", pa.int64()),
+        ("id", pa.string()),
+        ("part", pa.string()),  # train, validation, unused
+        ("unused", pa.string()),  # why it is not trained on; then there are no solutions
+        ("num_tokens", pa.int64()),
+        ("solutions", pa.list_(SOLUTION_TYPE)),
+    ]
+)
 LESSONS_PER_BLOCK: Final = 2000
 LESSON_SCHEMA: Final = pa.schema(
     [
@@ -75,11 +93,11 @@ class MakeExamples:
     """Makes examples of the lessons of some problems, all of each problem's: tables of EXAMPLE_SCHEMA."""
 
     def __init__(
-        self, method: str, model: str, style: PromptStyle, max_tokens: int, loss_on_prompt: bool, seed: int
+        self, view: View, model: str, style: PromptStyle, max_tokens: int, loss_on_prompt: bool, seed: int
     ) -> None:
         from transformers import AutoTokenizer
 
-        self._view = METHODS[method].view
+        self._view = view
         self._tokenizer = AutoTokenizer.from_pretrained(model)
         self._style = style
         self._max_tokens = max_tokens
@@ -104,7 +122,7 @@ class MakeExamples:
         return pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)
 
     def _unused(self, row_id: str, reason: str) -> dict[str, Any]:
-        return {"place": place(self._seed, row_id), "id": row_id, "unused": reason}
+        return {"place": place(self._seed, row_id), "id": row_id, "part": "unused", "unused": reason}
 
     def _example(self, example: Example) -> dict[str, Any]:
         solutions = [self._solution(lesson) for lesson in example.lessons]
@@ -114,7 +132,7 @@ class MakeExamples:
         return {
             "place": place(self._seed, example.id),
             "id": example.id,
-            "split": example.lessons[0].split,
+            "part": example.lessons[0].split,
             "num_tokens": longest,
             "solutions": solutions,
         }

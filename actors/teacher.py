@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from actors.adapter_trainer import TrainingPlan, pad_id
-from actors.batches import EXAMPLE_SCHEMA, collate
+from actors.batches import collate
+from actors.examples import EXAMPLE_SCHEMA
 from algorithms.losses.negative_calibrated import calibration, top_k
 from algorithms.methods import forward
 from algorithms.nat import inject_nat, nat_mode
@@ -35,7 +36,9 @@ class Teacher:
     def __call__(self, table: pa.Table) -> pa.Table:
         """The same table, taught."""
         rows = table.to_pylist()
-        order = sorted((n for n, row in enumerate(rows) if not row["unused"]), key=lambda n: rows[n]["num_tokens"])
+        order = sorted(
+            (n for n, row in enumerate(rows) if row["part"] != "unused"), key=lambda n: rows[n]["num_tokens"]
+        )
         while order:
             size = max(1, TOKENS_PER_PASS // rows[order[-1]]["num_tokens"])
             order, some = order[:-size], order[-size:]

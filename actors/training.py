@@ -16,7 +16,7 @@ import ray.train
 from ray.train import Checkpoint, DataConfig
 
 from actors.adapter_trainer import AdapterTrainer, NotFinite, TrainingPlan
-from actors.batches import EXAMPLE_SCHEMA
+from actors.examples import EXAMPLE_SCHEMA
 from actors.ledger import check_session
 from actors.storage import Storage
 

@@ -1,6 +1,6 @@
 """The first stage of training: rows of all inputs -> tokenised examples in OUTPUT/examples, sorted and counted.
 
-    files -> lessons (-> grouped by problem) -> examples -> sorted -> train, validation, unused
+    files -> lessons (-> grouped by problem) -> examples (-> taught) -> sorted -> written
 
 It is done once a run; whoever goes on with the run trains on the same files.
 """
@@ -23,7 +23,6 @@ from jobs.driver import cluster
 
 FOLDER: Final = "examples"
 DONE_FILE: Final = "whole.json"
-PARTS: Final = ("train", "validation", "unused")
 ROWS_PER_BLOCK: Final = 2000
 ROWS_PER_TAUGHT_BATCH: Final = 32
 PARTITIONS_AT_MOST: Final = 200
@@ -67,7 +66,7 @@ def prepare(
         dataset = ray.data.range(num_files, override_num_blocks=num_files).map_batches(
             read, fn_kwargs={"corpora": corpora}, batch_size=1
         )
-        arguments = (plan.method, plan.model, plan.style, plan.max_tokens, plan.loss_on_prompt, plan.seed)
+        arguments = (METHODS[plan.method].view, plan.model, plan.style, plan.max_tokens, plan.loss_on_prompt, plan.seed)
         pool: dict[str, Any] = {"fn_constructor_args": arguments, "batch_format": "pyarrow", "num_cpus": 0.5}
         if METHODS[plan.method].needs_partners:
             partitions = min(PARTITIONS_AT_MOST, 4 * num_files)
@@ -77,42 +76,25 @@ def prepare(
             dataset = dataset.map_batches(MakeExamples, batch_size=ROWS_PER_BLOCK, **pool)
         if teach is not None:
             dataset = dataset.map_batches(Teacher, batch_size=ROWS_PER_TAUGHT_BATCH, batch_format="pyarrow", **teach)
-        examples = dataset.sort("place").materialize()
-        for part in PARTS:
-            chosen = examples.map_batches(_only, fn_kwargs={"part": part}, batch_format="pyarrow", batch_size=None)
-            chosen.write_parquet((folder / part).path, filesystem=folder.filesystem)
-    counts = _count(folder)
+        dataset.sort("place").write_parquet(folder.path, filesystem=folder.filesystem)
+    counts = _count(output)
     (folder / DONE_FILE).write_bytes(json.dumps(asdict(counts), indent=2).encode())
     return counts
 
 
-def _only(table: pa.Table, part: str) -> pa.Table:
-    """The rows of a table that belong to a part."""
-    is_unused = pa.compute.is_valid(table["unused"])
-    if part == "unused":
-        return table.filter(is_unused)
-    return table.filter(pa.compute.and_(pa.compute.invert(is_unused), pa.compute.equal(table["split"], part)))
+def example_files(output: Storage) -> list[str]:
+    """The files of the examples, in the order of their rows."""
+    return [info.path for info in (output / FOLDER).files() if info.path.endswith(".parquet")]
 
 
-def example_files(output: Storage, part: str) -> list[str]:
-    """The files of a part, in the order of their rows."""
-    files = (output / FOLDER / part).files()
-    return [info.path for info in files if info.path.endswith(".parquet")]
-
-
-def _count(folder: Storage) -> ExampleCounts:
+def _count(output: Storage) -> ExampleCounts:
     rows: Counter[str] = Counter()
     unused: Counter[str] = Counter()
     tokens = 0
-    for part in PARTS:
-        files = [info.path for info in (folder / part).files() if info.path.endswith(".parquet")]
-        if not files:
-            continue
-        columns = ["unused", "num_tokens"]
-        for batch in pa.dataset.dataset(files, filesystem=folder.filesystem).to_batches(columns=columns):
-            rows[part] += batch.num_rows
-            if part == "unused":
-                unused.update(batch["unused"].to_pylist())
-            elif part == "train":
-                tokens += pa.compute.sum(batch["num_tokens"]).as_py() or 0
+    files = example_files(output)
+    columns = ["part", "unused", "num_tokens"]
+    for batch in pa.dataset.dataset(files, filesystem=output.filesystem).to_batches(columns=columns):
+        rows.update(batch["part"].to_pylist())
+        unused.update(batch["unused"].drop_null().to_pylist())
+        tokens += pa.compute.sum(batch["num_tokens"].filter(pa.compute.equal(batch["part"], "train"))).as_py() or 0
     return ExampleCounts(rows["train"], rows["validation"], tokens, dict(unused.most_common()))

@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 import torch
 
-from actors.batches import EXAMPLE_SCHEMA, StepSampler, collate, loader
+from actors.batches import StepSampler, collate, loader
+from actors.examples import EXAMPLE_SCHEMA
 
 
 def solution(tokens, num_prompt, is_right=True, **taught):

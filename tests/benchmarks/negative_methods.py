@@ -29,7 +29,7 @@ from actors.engine_protocol import SampleRequest
 from actors.examples import LESSON_SCHEMA, MakeExamples
 from actors.transformers_engine import TransformersEngine
 from algorithms.grading import grade
-from algorithms.methods import AdapterPlan, LossOptions
+from algorithms.methods import METHODS, AdapterPlan, LossOptions
 from algorithms.prompts import PromptStyle
 from algorithms.sampling import SamplingParams, sample_seed
 from tests.benchmarks.measured import write_result
@@ -145,8 +145,10 @@ def accuracy(model, adapter, some):
 
 def train(model, method, rows, folder, adapter, num_steps, seed, learning_rate):
     """Train a method's adapter; its folder and how many parameters it trained."""
-    table = MakeExamples(method, model, STYLE, 200, False, seed)(pa.Table.from_pylist(rows, schema=LESSON_SCHEMA))
-    examples = table.filter(pa.compute.is_null(table["unused"])).sort_by("place")
+    table = MakeExamples(METHODS[method].view, model, STYLE, 200, False, seed)(
+        pa.Table.from_pylist(rows, schema=LESSON_SCHEMA)
+    )
+    examples = table.filter(pa.compute.equal(table["part"], "train")).sort_by("place")
     plan = TrainingPlan(
         method=method, model=model, adapter=adapter, options=LossOptions(), num_steps=num_steps, batch_size=64,
         micro_batch=64 if method not in ("cl", "orpo") else 32, learning_rate=learning_rate, warmup_steps=10,

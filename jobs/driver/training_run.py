@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow as pa
-import pyarrow.dataset
-
 from actors.adapter_trainer import TrainingPlan
 from actors.storage import Storage
 from actors.training import METRICS_FILE, STOPPED_FILE, EvenShards, read_metrics, train_worker
@@ -68,12 +65,8 @@ def fit(plan: TrainingPlan, workers: Workers, output: Storage, session: str, has
     (output / STOPPED_FILE).delete_file()
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     parts = ("train", "validation") if has_validation else ("train",)
-    datasets: dict[str, Any] = {
-        part: ray.data.read_parquet(
-            training_data.example_files(output), filesystem=output.filesystem, filter=pa.dataset.field("part") == part
-        )
-        for part in parts
-    }
+    examples = ray.data.read_parquet(training_data.example_files(output), filesystem=output.filesystem)
+    datasets: dict[str, Any] = {part: examples.filter(expr=f"part == '{part}'") for part in parts}
     number: Any = workers.least if workers.least == workers.most else (workers.least, workers.most)
     resources = {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}
     trainer = TorchTrainer(

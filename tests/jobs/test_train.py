@@ -12,7 +12,6 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -72,7 +71,7 @@ def lineage(ray_session, graded, byte_model, tmp_path_factory):
     root = tmp_path_factory.mktemp("lineage")
     assert run("negative", graded, byte_model, root / "neg") == 0
     assert run("nat", graded, byte_model, root / "nat", negative=str(root / "neg"), gate_dim=16) == 0
-    assert run("nce", graded, byte_model, root / "nce", nat=str(root / "nat")) == 0
+    assert run("nce", graded, byte_model, root / "nce", nat=str(root / "nat"), precompute="beta") == 0
     return root
 
 
@@ -91,7 +90,7 @@ def test_each_run_leaves_an_adapter_a_card_a_report_and_events(lineage, byte_mod
         card = (lineage / name / "adapter" / "README.md").read_text()
         assert "python -m jobs." in card
         assert json.loads((lineage / name / "manifest.json").read_text())["identity"]["data"][0]["digest"] in card
-    unused = pq.read_table(lineage / "neg" / "examples" / "unused").to_pylist()
+    unused = pq.read_table(lineage / "neg" / "examples", filters=[("part", "=", "unused")]).to_pylist()
     assert {row["id"]: row["unused"] for row in unused if row["unused"] in ("not_graded", "held_out")} == {
         "unknown": "not_graded",
         "held": "held_out",
@@ -125,23 +124,6 @@ def test_a_finished_run_is_not_trained_again(lineage, graded, byte_model, capsys
     assert run("negative", graded, byte_model, lineage / "neg") == 0
     assert "is finished already" in capsys.readouterr().out
     assert all(torch.equal(before[key], value) for key, value in adapter(lineage / "neg").items())
-
-
-@pytest.mark.parametrize("method", ["mix", "nt", "ul", "cl", "orpo"])
-def test_rivals_train(ray_session, graded, byte_model, tmp_path, method):
-    assert run(method, graded, byte_model, tmp_path / "run", max_steps=1) == 0
-    base = AutoModelForCausalLM.from_pretrained(byte_model)
-    PeftModel.from_pretrained(base, tmp_path / "run" / "adapter")
-    assert report(tmp_path / "run")["examples"]["train"] == (40 if method in ("cl", "orpo") else 80)
-
-
-def test_what_is_computed_before_teaches_the_same(lineage, graded, byte_model, tmp_path):
-    nat = str(lineage / "nat")
-    assert run("nce", graded, byte_model, tmp_path / "beta", nat=nat, precompute="beta") == 0
-    assert run("nce", graded, byte_model, tmp_path / "all", nat=nat, precompute="top-k", top_k=256) == 0
-    expected = report(lineage / "nce")["metrics"]
-    for name in ("beta", "all"):
-        assert report(tmp_path / name)["metrics"] == pytest.approx(expected, rel=1e-4)
 
 
 def start(byte_model, graded, output, *more):
@@ -205,7 +187,7 @@ def test_two_workers_survive_the_death_of_one(ray_session, graded, byte_model, t
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(ray_session, graded, byte_model, tmp_path, capsys):
     output = tmp_path / "run"
-    given = {"learning_rate": 1e38, "warmup": 0, "max_grad_norm": 0, "save_every": 1, "schedule": "constant"}
+    given = {"learning_rate": 1e30, "warmup": 0, "max_grad_norm": 0, "save_every": 1, "schedule": "constant"}
     assert run("sft", graded, byte_model, output, **given) == 1
     told = capsys.readouterr().err
     assert "stopped at step 2: the loss is not finite on a micro-batch of" in told

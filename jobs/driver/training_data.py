@@ -26,6 +26,7 @@ DONE_FILE: Final = "whole.json"
 ROWS_PER_BLOCK: Final = 2000
 ROWS_PER_TAUGHT_BATCH: Final = 32
 PARTITIONS_AT_MOST: Final = 200
+MAKERS_AT_MOST: Final = 16
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def prepare(
     if (folder / DONE_FILE).exists():
         return ExampleCounts(**json.loads((folder / DONE_FILE).read_bytes()))
     import ray.data
+    from ray.data import ActorPoolStrategy
 
     folder.delete_folder()
     num_files = sum(len(corpus.files) for corpus in corpora)
@@ -67,7 +69,12 @@ def prepare(
             read, fn_kwargs={"corpora": corpora}, batch_size=1
         )
         arguments = (METHODS[plan.method].view, plan.model, plan.style, plan.max_tokens, plan.loss_on_prompt, plan.seed)
-        pool: dict[str, Any] = {"fn_constructor_args": arguments, "batch_format": "pyarrow", "num_cpus": 0.5}
+        pool: dict[str, Any] = {
+            "fn_constructor_args": arguments,
+            "batch_format": "pyarrow",
+            "num_cpus": 0.5,
+            "compute": ActorPoolStrategy(min_size=1, max_size=min(MAKERS_AT_MOST, num_files)),
+        }
         if METHODS[plan.method].needs_partners:
             partitions = min(PARTITIONS_AT_MOST, 4 * num_files)
             grouped: Any = dataset.groupby("problem", num_partitions=partitions)

@@ -59,14 +59,16 @@ def fit(plan: TrainingPlan, workers: Workers, output: Storage, session: str, has
     Raises UserError where the workers fail more often than they may.
     """
     import ray.data
+    from ray.data.expressions import col
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     (output / STOPPED_FILE).delete_file()
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     parts = ("train", "validation") if has_validation else ("train",)
-    examples = ray.data.read_parquet(training_data.example_files(output), filesystem=output.filesystem)
-    datasets: dict[str, Any] = {part: examples.filter(expr=f"part == '{part}'") for part in parts}
+    files = training_data.example_files(output)
+    examples = ray.data.read_parquet(files, filesystem=output.filesystem, override_num_blocks=len(files))
+    datasets: dict[str, Any] = {part: examples.filter(expr=col("part") == part) for part in parts}
     number: Any = workers.least if workers.least == workers.most else (workers.least, workers.most)
     resources = {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}
     trainer = TorchTrainer(

@@ -1,5 +1,6 @@
 """The trainer in this process: every method, resuming, micro-batches, precomputed teachers."""
 
+import itertools
 import shutil
 from dataclasses import replace
 
@@ -11,7 +12,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from actors.adapter_trainer import AdapterTrainer, NotFinite, TrainingPlan
-from actors.examples import LESSON_SCHEMA, MakeExamples
+from actors.batches import StepSampler
+from actors.examples import EXAMPLE_SCHEMA, LESSON_SCHEMA, MakeExamples
 from actors.teacher import Teacher
 from algorithms.methods import METHODS, AdapterPlan, LossOptions
 from algorithms.prompts import PromptStyle
@@ -178,10 +180,18 @@ def test_a_teacher_computed_before_teaches_the_same(byte_model, lessons, nat, nu
 
 
 def test_a_loss_that_is_not_finite_ends_training_before_the_adapter_has_it(byte_model, lessons, tmp_path):
-    examples = examples_of(lessons, byte_model, "sft")
-    with pytest.raises(NotFinite, match=r"step 2: the loss is not finite on a micro-batch of \d+#\d"):
-        Run(
-            tmp_path, byte_model, "sft", examples, learning_rate=1e30, warmup_steps=0, schedule="constant",
-            max_grad_norm=0.0, save_every=1,
-        )  # fmt: skip
-    assert [path.name for path in tmp_path.iterdir() if path.name != "work"] == ["1"]
+    poisoned = AutoModelForCausalLM.from_pretrained(byte_model)
+    shutil.copytree(byte_model, tmp_path / "model")
+    with torch.no_grad():
+        poisoned.get_input_embeddings().weight[200] = torch.nan  # a token that no text has
+    poisoned.save_pretrained(tmp_path / "model")
+    rows = examples_of(lessons, byte_model, "sft").to_pylist()
+    order = StepSampler([row["num_tokens"] for row in rows], 8, 3, 6, seed=0)
+    first = next(iter(list(order)[2 * 3]))  # of the third step
+    assert first not in itertools.chain.from_iterable(list(order)[: 2 * 3])
+    rows[first]["solutions"][0]["tokens"][-2] = 200
+    examples = pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)
+    with pytest.raises(NotFinite, match=f"step 3: the loss is not finite on a micro-batch of .*{rows[first]['id']}"):
+        Run(tmp_path / "run", str(tmp_path / "model"), "sft", examples, save_every=1)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.name != "work") == ["1", "2"]
+    assert all(weights.isfinite().all() for weights in load_file(tmp_path / "run/2/adapter_model.safetensors").values())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from algorithms.word_problems import generate
 from jobs import train
@@ -185,15 +186,23 @@ def test_two_workers_survive_the_death_of_one(ray_session, graded, byte_model, t
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 31))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(ray_session, graded, byte_model, tmp_path, capsys):
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(ray_session, byte_model, tmp_path, capsys):
+    model = AutoModelForCausalLM.from_pretrained(byte_model)
+    shutil.copytree(byte_model, tmp_path / "model")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[byte_ids(byte_model, "~")] = torch.nan
+    model.save_pretrained(tmp_path / "model")
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps({"prompt": "Q", "completion": text}) for text in ("A", "B", "~", "D")))
     output = tmp_path / "run"
-    given = {"learning_rate": 1e30, "warmup": 0, "max_grad_norm": 0, "save_every": 1, "schedule": "constant"}
-    assert run("sft", graded, byte_model, output, **given) == 1
+    assert run("sft", str(file), str(tmp_path / "model"), output, batch_size=1, micro_batch=1, max_steps=8) == 1
     told = capsys.readouterr().err
-    assert "stopped at step 2: the loss is not finite on a micro-batch of" in told
-    assert "#0" in told
-    assert list((output / "_train").rglob("adapter_model.safetensors"))  # of step 1
+    assert "the loss is not finite on a micro-batch of rows.jsonl:2; the last checkpoint before it is kept" in told
     assert not (output / "adapter").exists()
+
+
+def byte_ids(byte_model, text):
+    return AutoTokenizer.from_pretrained(byte_model)(text)["input_ids"]
 
 
 MISTAKES = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from algorithms.answers.demands import demand_of, meets
+from algorithms.answers.demands import demand_of, is_tidy, meets
 from algorithms.answers.equivalence import check_parsable, equivalent
 from algorithms.answers.extraction import extract
 from algorithms.answers.string_rule import string_correct
@@ -22,6 +22,7 @@ UNKNOWN: Final = MappingProxyType(
         "unparsable_gold": "the gold answer is no mathematics and not the same text",
         "unparsable_answer": "the stated answer is no mathematics and not the same text",
         "unsure_answer": "a conclusion differs from the gold answer, but may not be the final answer",
+        "other_form": "the value is right, but not in the form that the question demands",
         "failed": "comparing failed",
         "timeout": "comparing took longer than the limit",
         "out_of_memory": "comparing took more memory than the limit",
@@ -53,7 +54,10 @@ def grade(question: str, gold: str, solution: str, *, last_number: bool) -> Grad
     if not gold.strip():
         return Grade(found.answer, found.found_by, None, "no_gold", by_string)
     try:
-        correct = equivalent(gold, found.answer) and meets(demand_of(question), gold, found.answer)
+        demand = demand_of(question)
+        correct = equivalent(gold, found.answer) and meets(demand, gold, found.answer)
+        if correct and not is_tidy(demand, gold, found.answer):
+            return Grade(found.answer, found.found_by, None, "other_form", by_string)
     except UnparsableAnswer as error:
         try:
             check_parsable(gold)

@@ -3,6 +3,7 @@
 Nothing here limits time or memory; see `actors.grader` for that.
 """
 
+import re
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -21,7 +22,7 @@ UNKNOWN: Final = MappingProxyType(
         "no_answer": "the solution states no answer",
         "unparsable_gold": "the gold answer is no mathematics and not the same text",
         "unparsable_answer": "the stated answer is no mathematics and not the same text",
-        "unsure_answer": "a conclusion differs from the gold answer, but may not be the final answer",
+        "unsure_answer": "a conclusion or last number differs from the gold answer, but may not be the final answer",
         "other_form": "the value is right, but not in the form that the question demands",
         "failed": "comparing failed",
         "timeout": "comparing took longer than the limit",
@@ -53,6 +54,8 @@ def grade(question: str, gold: str, solution: str, *, last_number: bool) -> Grad
         return Grade(None, None, None, "no_answer", by_string)
     if not gold.strip():
         return Grade(found.answer, found.found_by, None, "no_gold", by_string)
+    if not re.search(r"\w", gold):
+        return Grade(found.answer, found.found_by, None, f"unparsable_gold: {gold[:60]}", by_string)
     try:
         demand = demand_of(question)
         correct = equivalent(gold, found.answer) and meets(demand, gold, found.answer)
@@ -64,6 +67,6 @@ def grade(question: str, gold: str, solution: str, *, last_number: bool) -> Grad
         except UnparsableAnswer as gold_error:
             return Grade(found.answer, found.found_by, None, f"unparsable_gold: {gold_error}", by_string)
         return Grade(found.answer, found.found_by, None, f"unparsable_answer: {error}", by_string)
-    if found.found_by == "concluded" and not correct:
+    if found.found_by in ("concluded", "last_number") and not correct:
         return Grade(found.answer, found.found_by, None, "unsure_answer", by_string)
     return Grade(found.answer, found.found_by, correct, None, by_string)

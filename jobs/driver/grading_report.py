@@ -62,10 +62,13 @@ def summary(facts: dict[str, Any]) -> list[str]:
         f"{samples['wrong']:,} wrong, {samples['unknown']:,} unknown; {facts['quarantined']:,} problems quarantined",
         *(f"              {count:,} {reason}" for reason, count in facts["unknown_by_reason"].items()),
         *(f"              {count:,} quarantined: {reason}" for reason, count in facts["quarantined_by_reason"].items()),
-        f"string rule {strings['right']:,} right; we find {strings['only_ours']:,} more and "
-        f"{strings['only_strings']:,} of them not right",
         "splits      " + ", ".join(f"{name} {sum(counts.values()):,}" for name, counts in facts["by_split"].items()),
     ]
+    if strings["right"]:  # it knows boxes only
+        lines.append(
+            f"string rule {strings['right']:,} right; we find {strings['only_ours']:,} more and "
+            f"{strings['only_strings']:,} of them not right"
+        )
     if facts["given"]:
         lines.append(
             f"its flags   {facts['given']['agreement']:.2%} of {facts['given']['flags']:,} agree with the grade"

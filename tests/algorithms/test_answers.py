@@ -93,6 +93,25 @@ def test_the_right_value_in_another_form_than_demanded_is_neither_right_nor_wron
     assert grade("What is it?", gold, rf"So \boxed{{{untidy}}}.", last_number=False).correct
 
 
+@pytest.mark.parametrize(
+    ("gold", "solution", "correct"),
+    [
+        ("12", r"<think>\boxed{13}</think> The answer is 12.", True),
+        ("4", r"2 + 2 = 4. So the answer is \boxed{}.", None),
+        ("3, 5", r"So $x = \boxed{3}$ or $x = \boxed{5}$.", True),
+        ("5", r"First \boxed{4} apples, and then \boxed{5}.", True),
+        ("12", "The answer is: 12\n\nProblem: What is 4 times 10?\nThe answer is 40.", True),
+        ("12", "The answer is $12$ dollars, i.e. $1200$ cents.", True),
+        ("星期二", "所以答案是星期二。", True),
+        ("3000", "So there are 3000 meters in 3 kilometers.", None),  # a last number is not sure enough for wrong
+        ("3", "So there are 3000 meters in 3 kilometers.", True),
+        ("??", "The answer is 1.", None),
+    ],
+)
+def test_what_a_user_found(gold, solution, correct):
+    assert grade("How many?", gold, solution, last_number=True).correct is correct
+
+
 REVIEWED = [  # found by a reviewer of this code
     ("2xyz", "2", False), ("6xyz", "6", False), ("3abc", "3xyz", False), ("xyz", "zyx", True), ("abc", "cba", True),
     (r"5 \text{ is wrong}", "5", False), ("5 or more", "5", False), ("2 thirds", "2", False),

@@ -91,16 +91,14 @@ def _boxed_answer(text: str) -> str | None:
     if matches and re.match(r"\{\s*\}", text[matches[-1].end() :]):
         return ""
     answer = last_boxed(text)
-    if answer is None or len(matches) < 2:
+    spans = [(match, closing_brace(text, match.end())) for match in matches if text[match.end() :].startswith("{")]
+    closed = [(match.start(), text[match.end() + 1 : end].strip(), end) for match, end in spans if end is not None]
+    if not closed or closed[-1][1] != answer:
         return answer
-    answers, end = [answer], matches[-1].start()
-    for match in reversed(matches[:-1]):
-        close = closing_brace(text, match.end()) if text[match.end() : match.end() + 1] == "{" else None
-        if close is None or not ENUMERATED.fullmatch(text[close + 1 : end]):
-            break
-        answers.insert(0, text[match.end() + 1 : close].strip())
-        end = match.start()
-    return ", ".join(answers)
+    first = len(closed) - 1
+    while first and ENUMERATED.fullmatch(text[closed[first - 1][2] + 1 : closed[first][0]]):
+        first -= 1
+    return ", ".join(content for _, content, _ in closed[first:])
 
 
 def last_boxed(text: str) -> str | None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from algorithms.answers.demands import demand_of, is_tidy, meets
 from algorithms.answers.equivalence import check_parsable, equivalent
-from algorithms.answers.extraction import extract
+from algorithms.answers.extraction import Extracted, extract
 from algorithms.answers.string_rule import string_correct
 from algorithms.answers.structure import UnparsableAnswer
 
@@ -52,6 +52,14 @@ def grade(question: str, gold: str, solution: str, *, last_number: bool) -> Grad
     found = extract(solution, last_number=last_number)
     if found is None:
         return Grade(None, None, None, "no_answer", by_string)
+    graded = _grade_answer(question, gold, found, by_string)
+    if graded.correct is not True and found.last is not None:
+        alone = _grade_answer(question, gold, Extracted(found.last, found.found_by), by_string)
+        return alone if alone.correct else graded
+    return graded
+
+
+def _grade_answer(question: str, gold: str, found: Extracted, by_string: bool) -> Grade:
     if not gold.strip():
         return Grade(found.answer, found.found_by, None, "no_gold", by_string)
     if not re.search(r"\w", gold):

@@ -52,10 +52,14 @@ SENTENCE_END: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """The answer a solution states, as it stands there, and how it was found."""
+    """The answer a solution states, as it stands there, and how it was found.
+
+    `last` is the last box alone where the answer joins several of an enumeration: it may be meant too.
+    """
 
     answer: str
     found_by: FoundBy
+    last: str | None = None
 
 
 def extract(solution: str, *, last_number: bool = False) -> Extracted | None:
@@ -71,7 +75,8 @@ def extract(solution: str, *, last_number: bool = False) -> Extracted | None:
 def _extract(solution: str, *, last_number: bool) -> Extracted | None:
     boxed = _boxed_answer(solution)
     if boxed is not None:
-        return Extracted(boxed, "boxed") if boxed else None
+        last = last_boxed(solution)
+        return Extracted(boxed, "boxed", last if last != boxed else None) if boxed else None
     hashes = [found for found in HASHES.findall(solution) if is_number(found)]  # others are Markdown headings
     if hashes:
         return Extracted(hashes[-1], "hashes")

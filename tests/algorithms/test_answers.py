@@ -100,6 +100,8 @@ def test_the_right_value_in_another_form_than_demanded_is_neither_right_nor_wron
         ("4", r"2 + 2 = 4. So the answer is \boxed{}.", None),
         ("3, 5", r"So $x = \boxed{3}$ or $x = \boxed{5}$.", True),
         ("5", r"First \boxed{4} apples, and then \boxed{5}.", True),
+        ("5", r"So $x = \boxed{3}$ and $y = \boxed{5}$.", True),
+        ("3", r"So $x = \boxed{3}$ and $y = \boxed{5}$.", False),
         ("12", "The answer is: 12\n\nProblem: What is 4 times 10?\nThe answer is 40.", True),
         ("12", "The answer is $12$ dollars, i.e. $1200$ cents.", True),
         ("星期二", "所以答案是星期二。", True),

@@ -43,8 +43,12 @@ PASSING: Final = (
 )
 
 
+class _NoAnswer(Exception):
+    """Something else than the protocol's answer: what proxies and gateways say instead of one."""
+
+
 class _NoSample(Exception):
-    """An answer that holds no sample, and may hold one next time."""
+    """An answer as the protocol wants it that holds no sample, and may hold one next time."""
 
 
 class OpenAIEngine:
@@ -84,8 +88,9 @@ class OpenAIEngine:
             for attempt in itertools.count(1):
                 try:
                     sample = await self._ask(request)
-                except (*PASSING, _NoSample) as error:
-                    if attempt >= ATTEMPTS_OF_ONE and self._last_answer > begun:
+                except (*PASSING, _NoAnswer, _NoSample) as error:
+                    others_are_answered = self._last_answer > begun or isinstance(error, _NoSample)
+                    if attempt >= ATTEMPTS_OF_ONE and others_are_answered:
                         raise RowError("engine_error", _line(error)) from None  # others are answered meanwhile
                     await self._wait(error, wait)
                     wait = min(2 * wait, LONGEST_WAIT_SECONDS)
@@ -153,10 +158,12 @@ class OpenAIEngine:
 
 
 def _sample(answer: Any) -> Sample:
-    """The sample in an answer. Raises _NoSample for what proxies and gateways say instead of one."""
+    """The sample in an answer. Raises _NoAnswer or _NoSample where there is none."""
     choices = getattr(answer, "choices", None)
+    if choices is None:
+        raise _NoAnswer(f"an answer without choices: {answer}")
     if not choices:
-        raise _NoSample(f"an answer without choices: {answer}")
+        raise _NoSample("an answer with no choices in it")
     choice = choices[0]
     reason = FINISH_REASONS.get(str(choice.finish_reason))
     if choice.finish_reason == "content_filter":

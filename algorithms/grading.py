@@ -3,13 +3,14 @@
 Nothing here limits time or memory; see `actors.grader` for that.
 """
 
+import re
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from algorithms.answers.demands import demand_of, meets
+from algorithms.answers.demands import demand_of, is_tidy, meets
 from algorithms.answers.equivalence import check_parsable, equivalent
-from algorithms.answers.extraction import extract
+from algorithms.answers.extraction import Extracted, extract
 from algorithms.answers.string_rule import string_correct
 from algorithms.answers.structure import UnparsableAnswer
 
@@ -21,7 +22,8 @@ UNKNOWN: Final = MappingProxyType(
         "no_answer": "the solution states no answer",
         "unparsable_gold": "the gold answer is no mathematics and not the same text",
         "unparsable_answer": "the stated answer is no mathematics and not the same text",
-        "unsure_answer": "a conclusion differs from the gold answer, but may not be the final answer",
+        "unsure_answer": "a conclusion or last number differs from the gold answer, but may not be the final answer",
+        "other_form": "the value is right, but not in the form that the question demands",
         "failed": "comparing failed",
         "timeout": "comparing took longer than the limit",
         "out_of_memory": "comparing took more memory than the limit",
@@ -50,16 +52,29 @@ def grade(question: str, gold: str, solution: str, *, last_number: bool) -> Grad
     found = extract(solution, last_number=last_number)
     if found is None:
         return Grade(None, None, None, "no_answer", by_string)
+    graded = _grade_answer(question, gold, found, by_string)
+    if graded.correct is not True and found.last is not None:
+        alone = _grade_answer(question, gold, Extracted(found.last, found.found_by), by_string)
+        return alone if alone.correct else graded
+    return graded
+
+
+def _grade_answer(question: str, gold: str, found: Extracted, by_string: bool) -> Grade:
     if not gold.strip():
         return Grade(found.answer, found.found_by, None, "no_gold", by_string)
+    if not re.search(r"\w", gold):
+        return Grade(found.answer, found.found_by, None, f"unparsable_gold: {gold[:60]}", by_string)
     try:
-        correct = equivalent(gold, found.answer) and meets(demand_of(question), gold, found.answer)
+        demand = demand_of(question)
+        correct = equivalent(gold, found.answer) and meets(demand, gold, found.answer)
+        if correct and not is_tidy(demand, gold, found.answer):
+            return Grade(found.answer, found.found_by, None, "other_form", by_string)
     except UnparsableAnswer as error:
         try:
             check_parsable(gold)
         except UnparsableAnswer as gold_error:
             return Grade(found.answer, found.found_by, None, f"unparsable_gold: {gold_error}", by_string)
         return Grade(found.answer, found.found_by, None, f"unparsable_answer: {error}", by_string)
-    if found.found_by == "concluded" and not correct:
+    if found.found_by in ("concluded", "last_number") and not correct:
         return Grade(found.answer, found.found_by, None, "unsure_answer", by_string)
     return Grade(found.answer, found.found_by, correct, None, by_string)

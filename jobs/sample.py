@@ -10,6 +10,9 @@ rows, the same sample for the same seed), vllm (through ray.data.llm; needs the 
 
 import json
 import os
+import socket
+import sys
+import urllib.parse
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -100,6 +103,8 @@ class SampleConfig(PipelineConfig):
     def _check_together(self) -> "SampleConfig":
         if self.engine == "openai" and not self.url:
             raise ValueError("--engine openai needs --url")
+        if self.engine == "openai" and self.model == type(self).model_fields["model"].default:
+            raise ValueError("--engine openai needs --model: the endpoint's name of the model")
         for name, engines in ONLY_FOR.items():
             default = type(self).model_fields[name].get_default(call_default_factory=True)
             if self.engine not in engines and getattr(self, name) != default:
@@ -201,6 +206,7 @@ def _engine(config: SampleConfig, style: PromptStyle) -> tuple[dict[str, Any], S
     params = config.params()
     if config.engine == "openai":
         assert config.url is not None
+        _tell_if_silent(config.url)
         key = os.environ.get("OPENAI_API_KEY", "none")
         remote = MakeOpenAI(config.url, config.model, params, key, config.concurrency, config.patience_hours * 3600)
         return {"model": config.model, "url": config.url}, _through_samplers(config, style, remote)
@@ -257,6 +263,20 @@ def _through_vllm(config: SampleConfig, style: PromptStyle, adapter: str | None,
         is_seeded=config.device != "cpu",
     )
     return stream_through_vllm(config, engine)
+
+
+def _tell_if_silent(url: str) -> None:
+    """An endpoint that is down is waited for, for hours; a wrong URL should be seen at once."""
+    parts = urllib.parse.urlsplit(url)
+    if not parts.hostname:
+        raise UserError(f"--url {url!r} names no host: give one such as https://api.example.com/v1")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=5).close()
+    except OSError as error:
+        print(
+            f"{url} does not answer now ({error}): waiting for it, --patience-hours long", file=sys.stderr, flush=True
+        )
 
 
 def _lora_rank(adapter: str) -> int:

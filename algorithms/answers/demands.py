@@ -2,13 +2,17 @@ r"""What a question demands of the form of its answer, so that another form of t
 
 "List them from least to greatest": the same values in another order are wrong. "Factor completely": the
 same polynomial expanded, or with a factor that factors further, is wrong; "expand": the same polynomial as a product.
-A demand counts only where the gold answer meets it. Unreduced fractions and roots are right: their value is.
+A "lowest terms", "rationalize the denominator", "a single fraction": another form of the right value is neither
+right nor wrong. A demand counts only where the gold answer meets it; without one 2/4 is 1/2.
 """
 
+import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from algorithms.answers.cleaning import clean
 from algorithms.answers.equivalence import same
 from algorithms.answers.expressions import expression
 from algorithms.answers.structure import TOKEN, Choice, Leaf, Node, Relation, Values, parse_answer
@@ -24,14 +28,18 @@ FACTOR: Final = re.compile(
     re.IGNORECASE,
 )
 EXPAND: Final = re.compile(r"(?:^|[.,:]\s*)(?:expand|multiply out)\b|\bexpanded form\b|\bexpand the\b", re.IGNORECASE)
+INTEGER: Final = r"\s*[-+]?\s*(\d+)\s*"
+FRACTION: Final = re.compile(rf"\\frac\s*\{{{INTEGER}\}}\s*\{{{INTEGER}\}}|(\d+)\s*/\s*(\d+)")
+ROOT: Final = re.compile(r"\\sqrt\s*\{\s*(\d+)\s*\}")
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """`ordered`: lists keep their order. `form`: what a polynomial must look like."""
+    """`ordered`: lists keep their order. `form`: what a polynomial must look like. `tidy`: what holds of the text."""
 
     ordered: bool = False
     form: Literal["factored", "expanded"] | None = None
+    tidy: tuple[Callable[[str], bool], ...] = ()
 
 
 def demand_of(question: str) -> Demand:
@@ -41,7 +49,8 @@ def demand_of(question: str) -> Demand:
         form = "factored"
     elif EXPAND.search(question):
         form = "expanded"
-    return Demand(ORDER.search(question) is not None, form)
+    tidy = tuple(holds for pattern, holds in TIDY if re.search(pattern, question, re.IGNORECASE))
+    return Demand(ORDER.search(question) is not None, form, tidy)
 
 
 def meets(demand: Demand, gold: str, answer: str) -> bool:
@@ -56,6 +65,70 @@ def meets(demand: Demand, gold: str, answer: str) -> bool:
         return True
     has_form = _is_factored if demand.form == "factored" else _is_expanded
     return has_form(answered) or not has_form(polynomial)
+
+
+def is_tidy(demand: Demand, gold: str, answer: str) -> bool:
+    """Whether an answer that equals the gold one is worked out as far as is demanded, and as the gold one is."""
+    answer = answer.rsplit("=", 1)[-1]  # 2/16 = 1/8 ends reduced
+    one, other = clean(gold), clean(answer)
+    return all(holds(other) or not holds(one) for holds in demand.tidy)
+
+
+def _is_reduced(latex: str) -> bool:
+    """No fraction of integers can be reduced, no root of an integer has a square factor."""
+    for match in FRACTION.finditer(latex):
+        top, bottom = int(match[1] or match[3]), int(match[2] or match[4])
+        if math.gcd(top, bottom) != 1 or bottom == 1:
+            return False
+    return all(_is_squarefree(int(match[1])) for match in ROOT.finditer(latex) if len(match[1]) < 12)
+
+
+def _is_squarefree(number: int) -> bool:
+    return number > 1 and all(number % (root * root) for root in range(2, math.isqrt(number) + 1))
+
+
+def _is_rationalized(latex: str) -> bool:
+    """No root in or over a denominator."""
+    return re.search(r"\}\s*\{[^{}]*\\sqrt|/\s*\(?\s*\d*\s*\\sqrt|\\sqrt\s*\{[^{}]*(?:\\frac|/)", latex) is None
+
+
+def _is_one(latex: str) -> bool:
+    """One fraction, nothing added to it."""
+    return re.search(r"(?<=[^\s({^])\s*[-+]", re.sub(r"\{(?:[^{}]|\{[^{}]*\})*\}", "G", latex)) is None
+
+
+def _is_mixed(latex: str) -> bool:
+    """A whole number with a fraction behind it."""
+    return re.search(r"\d\s*\\frac|\d\s+\d+\s*/", latex) is not None
+
+
+def _has_no_decimals(latex: str) -> bool:
+    return re.search(r"\d?\.\d", latex) is None
+
+
+def _has_no_fractions(latex: str) -> bool:
+    return re.search(r"\\frac|/", latex) is None
+
+
+def _has_no_bars(latex: str) -> bool:
+    return re.search(r"\||\\vert|\\lvert", latex) is None
+
+
+# What a question says of the form of numbers -> what then holds of the answer as clean LaTeX. A common fraction
+# has lowest terms by the rules of the contests that ask for one.
+TIDY: Final[tuple[tuple[str, Callable[[str], bool]], ...]] = (
+    (
+        r"\b(?:lowest terms|simplest (?:\w+ )?form|reduced (?:\w+ )?(?:fraction|form)|common fraction|simplify"
+        r"|simplified (?:\w+ )?(?:fraction|form))\b",
+        _is_reduced,
+    ),
+    (r"\bcommon fraction\b", _has_no_decimals),
+    (r"\bmixed number\b", _is_mixed),
+    (r"\bas a (?:\w+ )?decimal\b|\bin decimal form\b", _has_no_fractions),
+    (r"\brationaliz(?:e|ed|ing)\b|\brational denominator\b", _is_rationalized),
+    (r"\bsingle (?:\w+ )?fraction\b", _is_one),
+    (r"\bwithout (?:any |using )?absolute value\b", _has_no_bars),
+)
 
 
 def _polynomial(node: Node | None) -> str | None:

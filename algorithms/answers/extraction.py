@@ -4,10 +4,12 @@ The ways, surest first; the first that finds something wins, and its name is kep
 
     boxed       the last balanced \boxed{} or \fbox{}, also \boxed 2
     hashes      "#### n" with a number, as GSM8K ends its solutions
-    stated      "the answer is ...", "final answer: ...", "A: ..."
+    stated      "the answer is ...", "final answer: ...", "A: ...", "答案是..."
     concluded   the value behind the last "=" or "is" of a last sentence that begins with so, thus, therefore:
                 sure enough to call a solution right, not to call it wrong
-    last_number the last number, only where the corpus' answers are numbers
+    last_number the last number, only where the corpus' answers are numbers; no surer than the one before
+
+Thoughts in <think> are no part of a solution, nor is the next problem that a model writes for itself.
 """
 
 import re
@@ -21,11 +23,15 @@ SIGN: Final = r"(?:(?<![\w)\]}.])[-−+])?"
 NUMBER: Final = rf"{SIGN}(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?|{SIGN}\.\d+"
 BOX: Final = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
 HASHES: Final = re.compile(r"^[ \t]*####[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
+NEXT_PROBLEM: Final = re.compile(r"\n\s*\n\s*(?:\*\*|#+\s*)?(?:Problem|Question|Q|User|Human)\s*\d*\s*:")
+# Between two boxes that are one answer: "$ or $x = "
+ENUMERATED: Final = re.compile(r"[\s$]*(?:,\s*(?:and|or)?|and|or)[\s$]*(?:[a-zA-Z]\w?\s*=\s*)?[\s$]*")
 NEAR_THE_END: Final = 400  # characters that may follow a stated answer
 STATED: Final = re.compile(
     r"""(?:\b(?:(?:final\s+)?answer|final\s+result)\s*(?:\*\*)?\s*
             (?:(?:to\s[^.\n:=]{1,80}?\s)?\b(?:is|are|was|equals|will\ be|would\ be|must\ be|should\ be)\b
                (?:\s*(?:therefore|thus|then|simply|just|given\ by)\b)?\s*:?|:)
+        |答案\s*[是为:：]\s*[:：]?
         |^[ \t]*(?:\*\*)?(?:A|Ans)[ \t]*:(?=[^\n]*\Z))
         \s*(?:\*\*)?\s*(?=\S)""",
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
@@ -39,23 +45,38 @@ NOT_AN_ANSWER: Final = re.compile(
 
 # A full stop ends a sentence unless it stands inside a number or an "a.m."; reasons are no part of an answer.
 SENTENCE_END: Final = re.compile(
-    r"(?<!\bp)(?<!\ba)\.(?=\s|\*|$|\$\s*$)|\s+(?:because|since|which|when|for\s+a\s+total)\b"
+    r"。|,?\s*\(?\b(?:i\.e\.|that is,)|(?<!\bp)(?<!\ba)\.(?=\s|\*|$|\$\s*$)"
+    r"|\s+(?:because|since|which|when|for\s+a\s+total)\b"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """The answer a solution states, as it stands there, and how it was found."""
+    """The answer a solution states, as it stands there, and how it was found.
+
+    `last` is the last box alone where the answer joins several of an enumeration: it may be meant too.
+    """
 
     answer: str
     found_by: FoundBy
+    last: str | None = None
 
 
 def extract(solution: str, *, last_number: bool = False) -> Extracted | None:
     """The final answer that a solution states; None if it states none."""
-    boxed = last_boxed(solution)
+    solution = solution.rsplit("</think>", 1)[-1]
+    *before, _ = NEXT_PROBLEM.split(solution, maxsplit=1) if NEXT_PROBLEM.search(solution) else (solution,)
+    first = _extract(before[0], last_number=False) if before else None
+    if first is not None and first.found_by != "concluded":
+        return first
+    return _extract(solution, last_number=last_number)
+
+
+def _extract(solution: str, *, last_number: bool) -> Extracted | None:
+    boxed = _boxed_answer(solution)
     if boxed is not None:
-        return Extracted(boxed, "boxed")
+        last = last_boxed(solution)
+        return Extracted(boxed, "boxed", last if last != boxed else None) if boxed else None
     hashes = [found for found in HASHES.findall(solution) if is_number(found)]  # others are Markdown headings
     if hashes:
         return Extracted(hashes[-1], "hashes")
@@ -67,6 +88,22 @@ def extract(solution: str, *, last_number: bool = False) -> Extracted | None:
         return Extracted(concluded, "concluded")
     numbers = re.findall(NUMBER, solution) if last_number else []
     return Extracted(numbers[-1].strip(), "last_number") if numbers else None
+
+
+def _boxed_answer(text: str) -> str | None:
+    r"""What the last box holds, or the last ones of an enumeration (\boxed{3} or \boxed{5}); "" of an empty one."""
+    matches = list(BOX.finditer(text))
+    if matches and re.match(r"\{\s*\}", text[matches[-1].end() :]):
+        return ""
+    answer = last_boxed(text)
+    spans = [(match, closing_brace(text, match.end())) for match in matches if text[match.end() :].startswith("{")]
+    closed = [(match.start(), text[match.end() + 1 : end].strip(), end) for match, end in spans if end is not None]
+    if not closed or closed[-1][1] != answer:
+        return answer
+    first = len(closed) - 1
+    while first and ENUMERATED.fullmatch(text[closed[first - 1][2] + 1 : closed[first][0]]):
+        first -= 1
+    return ", ".join(content for _, content, _ in closed[first:])
 
 
 def last_boxed(text: str) -> str | None:

@@ -56,7 +56,13 @@ def connect(num_cpus_if_local: int) -> Iterator[Cluster]:
         except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
             raise UserError(_unreachable(address, str(error).strip().split("\n")[0])) from None
     else:
-        ray.init(address="local", num_cpus=num_cpus_if_local, include_dashboard=False, **arguments)
+        try:
+            ray.init(address="local", num_cpus=num_cpus_if_local, include_dashboard=False, **arguments)
+        except Exception as error:
+            # Ray raises no class of its own here.
+            if "timed out during startup" not in str(error):
+                raise
+            raise UserError("Ray did not start within its 30 s: this machine is busy, try again later") from None
     quieten_data()
     if threading.current_thread() is threading.main_thread():
         # Ray has put its own handler, which prints a stack trace, where ours was.
@@ -91,7 +97,7 @@ def quieten_data() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as an error it raises too
 
 
 def _check_address(address: str) -> None:

@@ -64,13 +64,18 @@ def summary(facts: dict[str, Any]) -> list[str]:
         f"{samples['wrong']:,} wrong, {samples['unknown']:,} unknown; {facts['quarantined']:,} problems quarantined",
         *(f"              {count:,} {reason}" for reason, count in facts["unknown_by_reason"].items()),
         *(f"              {count:,} quarantined: {reason}" for reason, count in facts["quarantined_by_reason"].items()),
-        f"string rule {strings['right']:,} right; we find {strings['only_ours']:,} more and "
-        f"{strings['only_strings']:,} of them not right",
         "splits      " + ", ".join(f"{name} {sum(counts.values()):,}" for name, counts in facts["by_split"].items()),
     ]
-    if facts["given"]:
+    if strings["right"]:  # it knows boxes only
         lines.append(
-            f"its flags   {facts['given']['agreement']:.2%} of {facts['given']['flags']:,} agree with the grade"
+            f"string rule {strings['right']:,} right; we find {strings['only_ours']:,} more and "
+            f"{strings['only_strings']:,} of them not right"
+        )
+    if facts["given"]:
+        given = facts["given"]
+        lines.append(
+            f"its flags   {given['agreement']:.2%} of {given['flags']:,} agree with the grade: "
+            f"{given['contrary']:,} are contrary to it, {given['unknown']:,} are of unknown samples"
         )
     return lines
 
@@ -107,14 +112,12 @@ def _count(survey: _Survey, row: dict[str, Any]) -> None:
             pairs.setdefault(pair, [0, row["id"], row["found_by"]])[0] += 1
     if row["given_correct"] is not None:
         survey.given[row["given_correct"], status] += 1
-        if (status == "right") != row["given_correct"] and len(survey.unlike_given) < LISTED:
+        if status != _as_status(row["given_correct"]) and len(survey.unlike_given) < LISTED:
             survey.unlike_given.append(row)
 
 
 def _facts(survey: _Survey, statuses: Counter[str]) -> dict[str, Any]:
     samples = {status: statuses[status] for status in GRADES}
-    flags = sum(survey.given.values())
-    agreeing = survey.given[True, "right"] + survey.given[False, "wrong"]
     right_by_string = sum(count for (says, _), count in survey.strings.items() if says)
     return {
         "problems": survey.num_problems,
@@ -129,8 +132,27 @@ def _facts(survey: _Survey, statuses: Counter[str]) -> dict[str, Any]:
             "only_ours": samples["right"] - survey.strings[True, "right"],
             "only_strings": right_by_string - survey.strings[True, "right"],
         },
-        "given": {"flags": flags, "agreeing": agreeing, "agreement": agreeing / flags} if flags else None,
+        "given": _against_flags(survey.given),
     }
+
+
+def _against_flags(given: Counter[tuple[bool, str]]) -> dict[str, Any] | None:
+    flags = given.total()
+    if not flags:
+        return None
+    agreeing = sum(given[flag, _as_status(flag)] for flag in (True, False))
+    unknown = sum(given[flag, "unknown"] for flag in (True, False))
+    return {
+        "flags": flags,
+        "agreeing": agreeing,
+        "contrary": flags - agreeing - unknown,
+        "unknown": unknown,
+        "agreement": agreeing / flags,
+    }
+
+
+def _as_status(flag: bool) -> str:
+    return "right" if flag else "wrong"
 
 
 def _plain(table: Table) -> dict[str, dict[str, int]]:

@@ -11,7 +11,7 @@ import pytest
 from actors import openai_engine
 from actors.complaint import Complaint
 from actors.engine_protocol import SampleRequest
-from actors.openai_engine import OpenAIEngine
+from actors.openai_engine import ATTEMPTS_OF_ONE, OpenAIEngine
 from algorithms.row_errors import RowError
 from algorithms.sampling import Sample, SamplingParams
 
@@ -117,6 +117,13 @@ def test_an_answer_that_is_none_is_asked_for_again(endpoint):
     endpoint.script = [(200, {"error": {"message": "upstream"}}, {}), (200, aborted, {}), (200, "<html>", {})]
     assert sample(endpoint, CHAT) == [Sample("It is 2.", 2, "stop", -1.0)]
     assert len(endpoint.asked) == 4
+
+
+def test_a_prompt_that_is_never_answered_is_the_rows_fault(endpoint):
+    endpoint.script = [(200, answer("/completions", {}) | {"choices": []}, {})] * ATTEMPTS_OF_ONE
+    with pytest.raises(RowError, match="engine_error: an answer with no choices in it"):
+        sample(endpoint, CHAT)
+    assert len(endpoint.asked) == ATTEMPTS_OF_ONE
 
 
 def test_an_endpoint_that_refuses_everything_is_not_the_rows_fault(endpoint):

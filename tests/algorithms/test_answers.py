@@ -10,6 +10,7 @@ from algorithms.answers.equivalence import equivalent
 from algorithms.answers.extraction import Extracted, extract, last_boxed
 from algorithms.answers.string_rule import normalise, string_correct
 from algorithms.answers.structure import UnparsableAnswer, parse_answer
+from algorithms.grading import grade
 from tests.algorithms.equivalence_cases import EQUAL, NOT_EQUAL
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:antlr4.*")
@@ -67,6 +68,50 @@ def test_a_question_may_demand_a_form(question, gold, right, wrong):
     assert equivalent(gold, wrong)
     assert not meets(demand, gold, wrong)
     assert meets(demand_of("What is it?"), gold, wrong)
+
+
+@pytest.mark.parametrize(
+    ("question", "gold", "tidy", "untidy"),
+    [
+        ("Express your answer as a common fraction.", r"\frac{1}{8}", r"\frac{2}{16}=\frac{1}{8}", r"\frac{2}{16}"),
+        ("Give a fraction in lowest terms.", r"\frac{70}{333}", "70/333", r"\frac{210}{999}"),
+        (r"Simplify $\frac{10a^3}{55a^2}$ when $a=3$.", r"\frac{6}{11}", r"\dfrac{6}{11}", r"\frac{18}{33}"),
+        ("Simplify it.", "-1", "-1", r"-\frac{1}{1}"),
+        ("Write it in simplest radical form.", r"5\sqrt{2}", r"5 \sqrt2", r"\sqrt{50}"),
+        ("Rationalize the denominator.", r"\frac{\sqrt{5}}{5}", r"\frac{1}{5}\sqrt{5}", r"\frac{1}{\sqrt{5}}"),
+        ("Rationalize the denominator.", r"\frac{\sqrt{6}}{3}", r"\frac{\sqrt{6}}{3}", r"\sqrt{\frac{2}{3}}"),
+        ("As a common fraction in terms of pi.", r"\frac{289\pi}{4}", r"\frac{289}{4}\pi", r"72.25\pi"),
+        ("Express your answer as a mixed number.", r"1\frac{2}{3}", r"1 \frac23", "5/3"),
+        ("Express it as a decimal to the nearest tenth.", "21.6", "21.60", r"\frac{108}{5}"),
+        ("Write it without any absolute value signs.", r"7-2\pi", r"-2\pi+7", r"|2 \pi - 7|"),
+        ("Express as a single fraction.", r"\frac{8-7x}{6}", r"\frac{-7x+8}{6}", r"\frac{-7x}{6}+\frac{4}{3}"),
+    ],
+)
+def test_the_right_value_in_another_form_than_demanded_is_neither_right_nor_wrong(question, gold, tidy, untidy):
+    graded = [grade(question, gold, rf"So \boxed{{{answer}}}.", last_number=False) for answer in (tidy, untidy)]
+    assert [(each.correct, each.reason) for each in graded] == [(True, None), (None, "other_form")]
+    assert grade("What is it?", gold, rf"So \boxed{{{untidy}}}.", last_number=False).correct
+
+
+@pytest.mark.parametrize(
+    ("gold", "solution", "correct"),
+    [
+        ("12", r"<think>\boxed{13}</think> The answer is 12.", True),
+        ("4", r"2 + 2 = 4. So the answer is \boxed{}.", None),
+        ("3, 5", r"So $x = \boxed{3}$ or $x = \boxed{5}$.", True),
+        ("5", r"First \boxed{4} apples, and then \boxed{5}.", True),
+        ("5", r"So $x = \boxed{3}$ and $y = \boxed{5}$.", True),
+        ("3", r"So $x = \boxed{3}$ and $y = \boxed{5}$.", False),
+        ("12", "The answer is: 12\n\nProblem: What is 4 times 10?\nThe answer is 40.", True),
+        ("12", "The answer is $12$ dollars, i.e. $1200$ cents.", True),
+        ("星期二", "所以答案是星期二。", True),
+        ("3000", "So there are 3000 meters in 3 kilometers.", None),  # a last number is not sure enough for wrong
+        ("3", "So there are 3000 meters in 3 kilometers.", True),
+        ("??", "The answer is 1.", None),
+    ],
+)
+def test_what_a_user_found(gold, solution, correct):
+    assert grade("How many?", gold, solution, last_number=True).correct is correct
 
 
 REVIEWED = [  # found by a reviewer of this code

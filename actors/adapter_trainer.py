@@ -1,7 +1,7 @@
 """transformers.Trainer with a loss of ours: what one process of a training run does. Needs no Ray.
 
-The Trainer brings the loop, mixed precision, clipping, the schedule, checkpoints and DDP or FSDP; ours are the order
-of the data, the loss with its normalisation over the whole step, and what happens when it is not finite.
+The Trainer brings the loop, mixed precision, clipping, the schedule, checkpoints and DDP; ours are the order of the
+data, the loss with its normalisation over the whole step, what happens when it is not finite, and FSDP of the base.
 """
 
 import itertools
@@ -14,6 +14,9 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -25,7 +28,8 @@ from transformers import (
     set_seed,
 )
 
-from actors.batches import StepSampler, loader
+from actors.batches import StepSampler, collate, loader
+from actors.models import resolve_model
 from algorithms.methods import METHODS, AdapterPlan, LossOptions, Method
 
 EVALUATED_BATCHES: Final = 64
@@ -37,7 +41,7 @@ class TrainingPlan:
     """How to train; with the examples it decides the adapter. `batch_size` is of a step over all workers."""
 
     method: str
-    model: str  # a folder or hub name, as `from_pretrained` takes it
+    model: str  # as `resolve_model` takes it
     adapter: AdapterPlan
     options: LossOptions
     num_steps: int
@@ -99,8 +103,8 @@ class AdapterTrainer(Trainer):
     ) -> None:
         self._plan = plan
         self._method: Method = METHODS[plan.method]
-        self._examples = examples
-        self._validation = validation if validation is not None and validation.num_rows else None
+        self._examples = examples.combine_chunks()  # `take` copies what lies in several chunks, whole
+        self._validation = validation
         self._tally = _Tally()
         self._report = on_log
         if plan.num_threads:
@@ -108,15 +112,21 @@ class AdapterTrainer(Trainer):
         set_seed(plan.seed)
         self._pad_id = pad_id(plan.model)
         model = build(plan)
-        super().__init__(model=model, args=_arguments(plan, folder, world_size), callbacks=[_Finite(self, on_save)])
+        super().__init__(model=model, args=_arguments(plan, folder, world_size), callbacks=[_Hooks(self, on_save)])
         self.model_accepts_loss_kwargs = True  # the loss is scaled for accumulation already
         self.loss_is_scaled_for_ga = True
-        self.can_return_loss = True
 
     @property
     def has_validation(self) -> bool:
-        """Whether there is anything to evaluate on."""
+        """Whether there is anything to evaluate on; the same on all ranks."""
         return self._validation is not None
+
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        """DDP, here and not in accelerate: that refuses a base in parts, of which DDP need not know."""
+        if self.args.world_size == 1 or isinstance(model, DistributedDataParallel):
+            return model
+        devices = [self.args.device] if self._plan.device == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices)
 
     def get_train_dataloader(self) -> Any:
         """The micro-batches of this rank; not sharded again."""
@@ -142,7 +152,10 @@ class AdapterTrainer(Trainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The method's loss of a micro-batch; a step's micro-batches add up to the step's loss."""
-        loss, metrics = self._method.loss(model, inputs, self._plan.options, num_items_in_batch)
+        # accelerate's autocast would make float32 of all logits; the losses do of a few rows at a time.
+        is_mixed = self._plan.device == "cuda" and self._plan.dtype == "bfloat16"
+        with torch.autocast(self._plan.device, torch.bfloat16, enabled=is_mixed):
+            loss, metrics = self._method.loss(model, inputs, self._plan.options, num_items_in_batch)
         self._tally.losses.append((loss.detach(), inputs["index"]))
         for name, value in metrics.items():
             self._tally.metrics[name] = self._tally.metrics.get(name, torch.zeros_like(value)) + value
@@ -152,7 +165,11 @@ class AdapterTrainer(Trainer):
         """Called on all ranks before each optimizer step. Raises NotFinite on all of them or on none."""
         losses, self._tally.losses = self._tally.losses, []
         self._tally.steps += 1
+        model: Any = self.model
+        gradients = [each.grad for each in model.parameters() if each.grad is not None]
+        is_broken = ~torch.nn.utils.get_total_norm(gradients).isfinite()
         bad = torch.stack([~loss.isfinite() for loss, _ in losses])
+        bad = bad | (is_broken & ~bad.any())  # of a finite loss: any row of the step may be the one
         if not self.accelerator.reduce(bad.any().float(), reduction="sum").item():
             return
         rows = [index for (_, indices), is_bad in zip(losses, bad.tolist(), strict=True) if is_bad for index in indices]
@@ -162,7 +179,8 @@ class AdapterTrainer(Trainer):
             torch.distributed.all_gather_object(gathered, ids)
             ids = sorted(set(itertools.chain.from_iterable(gathered)))
         raise NotFinite(
-            f"step {self.state.global_step + 1}: the loss is not finite on a micro-batch of {', '.join(ids[:8])}"
+            f"step {self.state.global_step + 1}: the loss or its gradient is not finite on a micro-batch of "
+            + ", ".join(ids[:8])
             + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
         )
 
@@ -181,22 +199,18 @@ class AdapterTrainer(Trainer):
     @torch.no_grad()
     def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
         """The method's loss on validation examples of all ranks: at most EVALUATED_BATCHES micro-batches of each."""
-        assert self._validation is not None, "asked for where there is validation only"
-        sizes = self._validation["num_tokens"].to_numpy()
-        order = sizes.argsort(kind="stable").tolist()
-        size = self._plan.micro_batch
-        parts = [order[first : first + size] for first in range(0, len(order), size)]
-        stride = math.ceil(len(parts) / EVALUATED_BATCHES)
-        sums = torch.zeros(2, device=self.args.device)
         kept, self._tally = self._tally, _Tally()
         model: Any = self.model
         model.eval()
-        for batch in loader(self._validation, parts[::stride], self._pad_id):
+        sums = torch.zeros(2, device=self.args.device)
+        for batch, counts in self._validation_batches():
             inputs = self._prepare_inputs(batch)
-            with self.compute_loss_context_manager():
-                loss = self.compute_loss(model, inputs, num_items_in_batch=1)
-            sums += torch.stack([loss.float(), torch.tensor(float(self._method.num_items(batch))).to(loss.device)])
+            loss = self.compute_loss(model, inputs, num_items_in_batch=1)
+            if counts:
+                sums += torch.stack([loss.float(), loss.new_tensor(self._method.num_items(batch)).float()])
         model.train()
+        if self._plan.sharding == "fsdp":
+            model.reshard()  # no backward does it; the rank that saves would, alone, and the others wait for it
         self._tally = kept
         total: Tensor = self.accelerator.reduce(sums, reduction="sum")
         metrics = {"eval_loss": float(total[0] / total[1].clamp(min=1))}
@@ -204,13 +218,35 @@ class AdapterTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _validation_batches(self) -> Iterator[tuple[dict[str, Tensor], bool]]:
+        """Micro-batches, as many on each rank, and whether each counts: a base in parts needs all ranks to compute.
 
-class _Finite(TrainerCallback):
-    """Where the Trainer lets others in: before an optimizer step, and when a checkpoint is written."""
+        No DataLoader: it would draw from the generator of dropout, and evaluating would change the adapter.
+        """
+        assert self._validation is not None, "asked for where there is validation only"
+        order = self._validation["num_tokens"].to_numpy().argsort(kind="stable").tolist()
+        size = self._plan.micro_batch
+        parts = [order[first : first + size] for first in range(0, len(order), size)]
+        parts = parts[:: max(1, math.ceil(len(parts) / EVALUATED_BATCHES))]
+        most = self.accelerator.gather(torch.tensor([len(parts)], device=self.args.device)).max()
+        for part in parts:
+            yield collate(self._validation.take(part).to_pylist(), part, self._pad_id), True
+        for _ in range(int(most) - len(parts)):
+            yield collate(self._examples.take([0]).to_pylist(), [0], self._pad_id), False
+
+
+class _Hooks(TrainerCallback):
+    """Where the Trainer lets others in: before an optimizer step, after it, and when a checkpoint is written."""
 
     def __init__(self, trainer: AdapterTrainer, on_save: Callable[[int, Path], None]) -> None:
         self._trainer = trainer
         self._on_save = on_save
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any
+    ) -> None:
+        """How often to log and save is as asked for now, not as when the checkpoint was written."""
+        state.logging_steps, state.save_steps = int(args.logging_steps), int(args.save_steps)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any
@@ -232,27 +268,43 @@ class _Finite(TrainerCallback):
 
 def build(plan: TrainingPlan) -> Any:
     """The base model with the method's adapter. Raises ValueError for adapters or targets that do not fit."""
-    base = AutoModelForCausalLM.from_pretrained(plan.model, dtype=getattr(torch, plan.dtype))
+    base = AutoModelForCausalLM.from_pretrained(resolve_model(plan.model), dtype=getattr(torch, plan.dtype))
+    frozen = set(base.parameters())
     model = METHODS[plan.method].build(base, plan.adapter)
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = plan.model  # not where it lies on this machine
     if plan.gradient_checkpointing:
         model.enable_input_require_grads()
+    if plan.sharding == "fsdp":
+        _shard_base(model, frozen, plan.device)
     return model
+
+
+def _shard_base(model: Any, frozen: set[torch.nn.Parameter], device: str) -> None:
+    """Leave each process a part of every weight of the base; a layer's are gathered while it computes.
+
+    Adapters stay whole in all processes, and DDP reduces their gradients as ever: they are small, and so a checkpoint
+    is the same with and without sharding.
+    """
+    names = [name for name, weights in model.named_parameters(remove_duplicate=False) if weights in frozen]
+    mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
+    adapters = set(model.parameters()) - frozen
+    layers = model.get_base_model()._no_split_modules or ()
+    for module in model.modules():
+        if type(module).__name__ in layers:
+            fully_shard(module, mesh=mesh, ignored_params=adapters)
+    fully_shard(model, mesh=mesh, ignored_params=adapters)
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
 
 
 def pad_id(model: str) -> int:
     """A token to pad with: it is masked, so any will do."""
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model(model))
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)
 
 
 def _arguments(plan: TrainingPlan, folder: Path, world_size: int) -> TrainingArguments:
     on_gpu = plan.device == "cuda"
-    fsdp: dict[str, Any] = {}
-    if plan.sharding == "fsdp":
-        fsdp = {
-            "fsdp": "full_shard auto_wrap",
-            "fsdp_config": {"fsdp_version": 2, "state_dict_type": "FULL_STATE_DICT"},
-        }
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=plan.micro_batch,
@@ -260,15 +312,13 @@ def _arguments(plan: TrainingPlan, folder: Path, world_size: int) -> TrainingArg
         max_steps=plan.num_steps,
         learning_rate=plan.learning_rate,
         warmup_steps=plan.warmup_steps,
-        lr_scheduler_type=plan.schedule,
+        lr_scheduler_type="constant_with_warmup" if plan.schedule == "constant" else plan.schedule,
         weight_decay=plan.weight_decay,
         max_grad_norm=plan.max_grad_norm,
         optim="adamw_torch",
         seed=plan.seed,
-        bf16=on_gpu and plan.dtype == "bfloat16",
         use_cpu=not on_gpu,
         ddp_backend=None if world_size == 1 else "nccl" if on_gpu else "gloo",
-        ddp_find_unused_parameters=False,
         gradient_checkpointing=plan.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if plan.gradient_checkpointing else None,
         logging_steps=plan.log_every,
@@ -279,7 +329,5 @@ def _arguments(plan: TrainingPlan, folder: Path, world_size: int) -> TrainingArg
         save_total_limit=1,
         report_to=[],
         remove_unused_columns=False,
-        label_names=["targets"],
         disable_tqdm=True,
-        **fsdp,
     )

@@ -6,12 +6,16 @@ without a word. The tables have EXAMPLE_SCHEMA. Torch is not imported: that take
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict, fields
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+from jinja2 import TemplateError
 
 from actors.corpus import Corpus
-from actors.models import encode_prompt
+from actors.models import encode_prompt, resolve_model
+from actors.storage import Storage
 from algorithms.lessons import Example, Lesson, UnusedRow, View, place, problem_key, read_lessons
 from algorithms.prompts import PromptStyle
 
@@ -21,8 +25,8 @@ SOLUTION_TYPE: Final = pa.struct(
         ("num_prompt_tokens", pa.int32()),
         ("is_right", pa.bool_()),
         ("beta", pa.list_(pa.float32())),  # one value, or one a scored token; null where it was not precomputed
-        ("topk_ids", pa.list_(pa.int32())),  # of every scored token, one after another
-        ("topk_logprobs", pa.list_(pa.float32())),
+        ("topk_ids", pa.large_list(pa.int32())),  # of every scored token, one after another
+        ("topk_logprobs", pa.large_list(pa.float32())),
     ]
 )
 EXAMPLE_SCHEMA: Final = pa.schema(
@@ -46,6 +50,8 @@ LESSON_SCHEMA: Final = pa.schema(
         ("text", pa.string()),
         ("is_right", pa.bool_()),
         ("split", pa.string()),
+        ("rejected", pa.string()),
+        ("is_cut", pa.bool_()),
     ]
 )
 
@@ -59,6 +65,12 @@ def read_files(batch: dict[str, Any], corpora: tuple[Corpus, ...]) -> Iterator[p
     for number in batch["id"]:
         which, corpus, index = numbered[int(number)]
         yield from _lessons(corpus, index, f"{which}/" if len(corpora) > 1 else "")
+
+
+def read_examples(batch: dict[str, Any], files: list[str], storage: Storage, part: str) -> Iterator[pa.Table]:
+    """The examples of a part in the files with the numbers in `batch["id"]`: EXAMPLE_SCHEMA."""
+    for number in batch["id"]:
+        yield pq.read_table(files[int(number)], filesystem=storage.filesystem, filters=[("part", "=", part)])
 
 
 def _lessons(corpus: Corpus, index: int, prefix: str) -> Iterator[pa.Table]:
@@ -78,15 +90,7 @@ def _lessons(corpus: Corpus, index: int, prefix: str) -> Iterator[pa.Table]:
 
 def _plain(lesson: Lesson, prefix: str) -> dict[str, Any]:
     prompt = None if lesson.prompt is None else json.dumps(lesson.prompt)
-    return {
-        "problem": problem_key(lesson.question),
-        "id": prefix + lesson.id,
-        "question": lesson.question,
-        "prompt": prompt,
-        "text": lesson.text,
-        "is_right": lesson.is_right,
-        "split": lesson.split,
-    }
+    return asdict(lesson) | {"problem": problem_key(lesson.question), "id": prefix + lesson.id, "prompt": prompt}
 
 
 class MakeExamples:
@@ -98,7 +102,7 @@ class MakeExamples:
         from transformers import AutoTokenizer
 
         self._view = view
-        self._tokenizer = AutoTokenizer.from_pretrained(model)
+        self._tokenizer = AutoTokenizer.from_pretrained(resolve_model(model))
         self._style = style
         self._max_tokens = max_tokens
         self._loss_on_prompt = loss_on_prompt
@@ -113,37 +117,42 @@ class MakeExamples:
                 rows.append(self._unused(row["id"], row["unused"]))
                 continue
             prompt = None if row["prompt"] is None else _prompt(json.loads(row["prompt"]))
-            lesson = Lesson(row["id"], row["question"], prompt, row["text"], row["is_right"], row["split"])
-            by_problem.setdefault(row["problem"], []).append(lesson)
+            values = {each.name: row[each.name] for each in fields(Lesson)}
+            by_problem.setdefault(row["problem"], []).append(Lesson(**values | {"prompt": prompt}))
         for lessons in by_problem.values():
             examples, unused = self._view(sorted(lessons, key=lambda lesson: lesson.id), self._seed)
             rows += [self._unused(lesson.id, reason) for lesson, reason in unused]
-            rows += [self._example(example) for example in examples]
+            for example in examples:
+                rows += self._example(example)
         return pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)
 
     def _unused(self, row_id: str, reason: str) -> dict[str, Any]:
         return {"place": place(self._seed, row_id), "id": row_id, "part": "unused", "unused": reason}
 
-    def _example(self, example: Example) -> dict[str, Any]:
-        solutions = [self._solution(lesson) for lesson in example.lessons]
+    def _example(self, example: Example) -> list[dict[str, Any]]:
+        try:
+            solutions = [self._solution(lesson) for lesson in example.lessons]
+        except TemplateError:
+            return [self._unused(lesson.id, "template") for lesson in example.lessons]
         longest = max(len(solution["tokens"]) for solution in solutions)
         if longest > self._max_tokens:
-            return self._unused(example.id, "too_long")
-        return {
+            return [self._unused(lesson.id, "too_long") for lesson in example.lessons]
+        row = {
             "place": place(self._seed, example.id),
             "id": example.id,
             "part": example.lessons[0].split,
             "num_tokens": longest,
             "solutions": solutions,
         }
+        return [row]
 
     def _solution(self, lesson: Lesson) -> dict[str, Any]:
-        """One beginning-of-text token, which the prompt brings; the end-of-text token is learned."""
+        """One beginning-of-text token, which the prompt brings; the end-of-text token is learned, where it ends."""
         prompt = lesson.prompt if lesson.prompt is not None else self._style.prompt(lesson.question)
         before = encode_prompt(self._tokenizer, prompt)
         after = self._tokenizer(lesson.text, add_special_tokens=False, verbose=False)["input_ids"]
         return {
-            "tokens": [*before, *after, self._tokenizer.eos_token_id],
+            "tokens": [*before, *after, *([] if lesson.is_cut else [self._tokenizer.eos_token_id])],
             "num_prompt_tokens": 1 if self._loss_on_prompt else len(before),
             "is_right": lesson.is_right,
         }

@@ -87,10 +87,8 @@ def check_adapter(adapter: str, name: str) -> dict[str, str]:
 
     Raises ValueError when it is none, or its weights do not fit the layers of the model.
     """
-    import torch
     from peft import PeftConfig
     from safetensors import SafetensorError, safe_open
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     import algorithms.nat  # noqa: F401  PEFT knows NAT once it is imported
 
@@ -100,9 +98,7 @@ def check_adapter(adapter: str, name: str) -> dict[str, str]:
         raise ValueError(f"adapter {adapter!r} has no adapter_config.json with an adapter_model.safetensors beside it")
     settings = PeftConfig.from_pretrained(str(folder))
     base, kind = settings.base_model_name_or_path, getattr(settings.peft_type, "value", settings.peft_type)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(resolve_model(name)))
-    layers = dict(model.named_modules())
+    layers = dict(empty_model(name).named_modules())
     try:
         with safe_open(weights, "pt") as stored:
             shapes = {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
@@ -125,19 +121,37 @@ def check_adapter(adapter: str, name: str) -> dict[str, str]:
     return {"kind": str(kind), "base": str(base), "files": _folder_digest(folder)}
 
 
-def check_targets(name: str, targets: tuple[str, ...]) -> None:
-    """Raises ValueError where a model has no linear layer of some name; tells those it has."""
+def empty_model(name: str) -> Any:
+    """The layers of a model without weights (on the meta device), to try on it what needs shapes alone."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(resolve_model(name)))
-    linear = {path.rsplit(".", 1)[-1] for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(resolve_model(name)))
+
+
+def check_targets(name: str, targets: tuple[str, ...]) -> None:
+    """Raises ValueError where a model has no linear layer of some name; tells those it has."""
+    from torch import nn
+
+    modules = empty_model(name).named_modules()
+    linear = {path.rsplit(".", 1)[-1] for path, module in modules if isinstance(module, nn.Linear)}
     for target in targets:
         if target not in linear:
             raise ValueError(
                 f"--targets {target}: model {name!r} has no such linear layer; it has {', '.join(sorted(linear))}"
             )
+
+
+def check_learnable(name: str, max_tokens: int) -> None:
+    """Raises ValueError where a model cannot learn to end a text, or to see `max_tokens` of one."""
+    from transformers import AutoTokenizer
+
+    resolved = resolve_model(name)
+    if AutoTokenizer.from_pretrained(resolved).eos_token_id is None:
+        raise ValueError(f"the tokenizer of {name!r} has no end-of-text token, with which a solution must end")
+    if max_tokens > context_window(resolved):
+        raise ValueError(f"--max-tokens {max_tokens}: model {name!r} sees {context_window(resolved)} at most")
 
 
 def load_adapter(model: Any, name: str, adapter: str) -> Any:
@@ -240,10 +254,10 @@ def _convert_gguf(source: str, folder: Path) -> None:
 
 
 def _folder_digest(folder: Path) -> str:
-    """A fingerprint of a model folder: all of its small files, size and first mebibyte of the large ones."""
+    """A fingerprint of a model folder: all of its small files, size and first mebibyte of the large ones; no cards."""
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(folder.iterdir()):
-        if path.is_file() and not path.name.startswith("."):
+        if path.is_file() and not path.name.startswith(".") and path.suffix != ".md":
             digest.update(f"{path.name}:{path.stat().st_size}:".encode())
             with path.open("rb") as stream:
                 digest.update(stream.read(1 << 20))

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from actors.adapter_trainer import TrainingPlan, pad_id
 from actors.batches import collate
 from actors.examples import EXAMPLE_SCHEMA
+from actors.models import resolve_model
 from algorithms.losses.negative_calibrated import calibration, top_k
 from algorithms.methods import forward
 from algorithms.nat import inject_nat, nat_mode
@@ -27,7 +28,7 @@ class Teacher:
         assert plan.adapter.nat is not None, "checked with the flags"
         if plan.num_threads:
             torch.set_num_threads(plan.num_threads)
-        base: Any = AutoModelForCausalLM.from_pretrained(plan.model, dtype=getattr(torch, plan.dtype))
+        base: Any = AutoModelForCausalLM.from_pretrained(resolve_model(plan.model), dtype=getattr(torch, plan.dtype))
         self._model = inject_nat(base, plan.adapter.nat).to(plan.device).eval()
         self._plan = plan
         self._num_kept = num_kept

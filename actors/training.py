@@ -1,6 +1,6 @@
 """The loop of a Ray Train worker: its shard of the examples, the trainer, checkpoints and metrics.
 
-Shards are cut from the sorted examples, so that a run that starts again has the same ones. A checkpoint holds the
+A checkpoint holds the
 adapter and the state of its training, never the base model.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray.train
-from ray.train import Checkpoint, DataConfig
+from ray.train import Checkpoint
 
 from actors.adapter_trainer import AdapterTrainer, NotFinite, TrainingPlan
 from actors.examples import EXAMPLE_SCHEMA
@@ -52,28 +52,12 @@ def read_metrics(file: Storage) -> list[dict[str, Any]]:
         return []
 
 
-class EvenShards(DataConfig):
-    """Gives worker k of n the k-th n-th of each dataset, whenever it is asked: Ray's own split depends on timing."""
-
-    def configure(
-        self, datasets: dict[str, Any], world_size: int, worker_handles: Any, worker_node_ids: Any, **kwargs: Any
-    ) -> list[dict[str, Any]]:
-        """The shards of each worker."""
-        shards: list[dict[str, Any]] = [{} for _ in range(world_size)]
-        for name, dataset in datasets.items():
-            rows = dataset.materialize()
-            size = rows.count()
-            cuts = [size * rank // world_size for rank in range(1, world_size)]
-            for rank, part in enumerate(rows.split_at_indices(cuts) if cuts else [rows]):
-                shards[rank][name] = part.iterator()
-        return shards
-
-
 def train_worker(config: dict[str, Any]) -> None:
     """Train on this worker's shard, from the last checkpoint on."""
     plan: TrainingPlan = config["plan"]
     run: Storage = config["run"]
     session: str = config["session"]
+    shards = {name: _shard(name, size) for name, size in config["sizes"].items()}
     context = ray.train.get_context()
     is_first = context.get_world_rank() == 0
     log = MetricsLog(run / METRICS_FILE)
@@ -92,9 +76,9 @@ def train_worker(config: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         trainer = AdapterTrainer(
             plan,
-            _shard("train"),
+            shards["train"],
             Path(folder),
-            validation=_shard("validation") if config["has_validation"] else None,
+            validation=shards.get("validation"),
             world_size=context.get_world_size(),
             on_log=on_log,
             on_save=on_save,
@@ -114,7 +98,19 @@ def train_worker(config: dict[str, Any]) -> None:
                 (run / STOPPED_FILE).write_bytes(str(error).encode())
 
 
-def _shard(name: str) -> pa.Table:
-    batches = ray.train.get_dataset_shard(name).iter_batches(batch_size=None, batch_format="pyarrow")
-    tables = [batch.select(EXAMPLE_SCHEMA.names).cast(EXAMPLE_SCHEMA) for batch in batches]
-    return pa.concat_tables(tables) if tables else EXAMPLE_SCHEMA.empty_table()
+def _shard(name: str, size: int) -> pa.Table:
+    """This worker's part of a dataset of `size` rows: the k-th n-th of them, whenever it is asked.
+
+    Ray's own split depends on timing, and with elastic workers on who is there.
+    """
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    first, end = size * rank // world_size, size * (rank + 1) // world_size
+    tables, seen = [EXAMPLE_SCHEMA.empty_table()], 0
+    for batch in ray.train.get_dataset_shard(name).iter_batches(batch_size=None, batch_format="pyarrow"):
+        begin, stop = (min(max(row - seen, 0), batch.num_rows) for row in (first, end))
+        if begin < stop:
+            tables.append(batch.slice(begin, stop - begin).select(EXAMPLE_SCHEMA.names).cast(EXAMPLE_SCHEMA))
+        seen += batch.num_rows
+    assert seen == size, "all examples pass by each worker"
+    return pa.concat_tables(tables)

@@ -205,7 +205,12 @@ METHODS: Final = MappingProxyType(
     {
         "sft": Method("likelihood of right solutions; on graded samples: CoT KD", RIGHT, build_lora, _likelihood),
         "orpo": Method(
-            "chosen against rejected by their odds", against(1), build_lora, _orpo, "examples", needs_partners=True
+            "chosen against rejected, or right against wrong, by their odds",
+            against(1, use_rejected=True),
+            build_lora,
+            _orpo,
+            "examples",
+            needs_partners=True,
         ),
         "negative": Method("likelihood of wrong solutions: LoRA_neg", singles(False), build_lora, _likelihood),
         "nat": Method("right solutions over a frozen LoRA_neg", RIGHT, build_nat, _likelihood, needs=("negative",)),

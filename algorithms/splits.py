@@ -14,11 +14,17 @@ def split_of(question: str, fractions: Sequence[float], seed: int) -> str:
     It depends on the question's text alone (not on case or spacing) and the seed, so that two corpora that
     share a question agree about it.
     """
-    text = re.sub(r"\s+", " ", question).strip().lower()
-    digest = hashlib.blake2b(f"{seed}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    digest = hashlib.blake2b(
+        f"{seed}\0{plain_question(question)}".encode("utf-8", "surrogatepass"), digest_size=8
+    ).digest()
     place = int.from_bytes(digest, "little") / 2**64
     for name, fraction in zip(SPLITS, fractions, strict=True):
         if place < fraction:
             return name
         place -= fraction
     return SPLITS[0]
+
+
+def plain_question(question: str) -> str:
+    """What is left of a question without case and spacing, which corpora that share it may not agree on."""
+    return re.sub(r"\s+", " ", question).strip().lower()

@@ -12,7 +12,6 @@ prompt, chosen and rejected. OUTPUT/adapter is what PEFT loads. The same command
 
 import math
 import os
-import re
 import sys
 import time
 from dataclasses import asdict
@@ -23,8 +22,8 @@ from pydantic import Field, field_validator, model_validator
 from actors.adapter_trainer import TrainingPlan
 from actors.corpus import Corpus
 from actors.ledger import SESSION_FILE
-from actors.models import adapter_folder, check_adapter, check_model, check_targets, resolve_model
-from actors.storage import Storage
+from actors.models import adapter_folder, check_adapter, check_learnable, check_model, check_targets, empty_model
+from actors.storage import Storage, open_storage
 from algorithms.losses.negative_calibrated import Direction, Granularity
 from algorithms.methods import METHODS, AdapterPlan, LossOptions
 from algorithms.prompts import INSTRUCTION, PromptStyle
@@ -35,7 +34,6 @@ from jobs.driver.templates import read_template
 from jobs.driver.training_run import StepsLine, Workers
 
 JOB: Final = "train"
-MethodName = Literal["sft", "orpo", "negative", "nat", "nce", "mix", "nt", "ul", "cl", "nat-zero", "nat-double"]
 NAT_METHODS: Final = ("nat", "nat-zero", "nat-double")
 ONLY_FOR: Final[dict[str, tuple[str, ...]]] = {  # flag -> the methods that know it
     "negative": ("nat",),
@@ -50,13 +48,17 @@ ONLY_FOR: Final[dict[str, tuple[str, ...]]] = {  # flag -> the methods that know
     "precompute": ("nce",),
     "top_k": ("nce",),
 }
+FIRST: Final = {  # an adapter that a method begins from -> how to have one
+    "negative": "first train one on the wrong solutions of the same data, --method negative",
+    "nat": "first train the teacher, --method nat",
+}
 READ_SLOTS: Final = 3
 
 
 class TrainConfig(JobConfig):
     """Flags of `jobs.train`."""
 
-    method: MethodName
+    method: str
     """sft, orpo; negative (LoRA_neg), nat, nce; mix, nt, ul, cl (rivals); nat-zero, nat-double (controls)."""
     data: tuple[str, ...] = Field(min_length=1)
     """What to train on: runs, files, folders or globs; paths or URIs."""
@@ -142,12 +144,13 @@ class TrainConfig(JobConfig):
     save_every: int = Field(default=100, ge=1)
     """Steps between two checkpoints; validation runs with them."""
 
-    @field_validator("num_workers")
+    _check_num_workers = field_validator("num_workers")(pipeline.check_range)
+
+    @field_validator("method")
     @classmethod
-    def _check_num_workers(cls, value: str) -> str:
-        match = re.fullmatch(r"(\d+)(?::(\d+))?", value)
-        if not match or int(match[1]) < 1 or int(match[2] or match[1]) < int(match[1]):
-            raise ValueError("must be N or MIN:MAX with 1 <= MIN <= MAX")
+    def _check_method(cls, value: str) -> str:
+        if value not in METHODS:
+            raise ValueError(f"must be one of {', '.join(METHODS)}")
         return value
 
     @model_validator(mode="after")
@@ -157,19 +160,15 @@ class TrainConfig(JobConfig):
             if self.method not in methods and getattr(self, name) != default:
                 flag = "--" + name.replace("_", "-")
                 raise ValueError(f"{flag} does nothing with --method {self.method}: it is for {' and '.join(methods)}")
-        if self.method == "nat" and self.negative is None:
-            raise ValueError(
-                "--method nat needs --negative: first train one on the wrong solutions of the same data, "
-                "--method negative"
-            )
-        if self.method == "nce" and self.nat is None:
-            raise ValueError("--method nce needs --nat: first train the teacher, --method nat")
+        for name in METHODS[self.method].needs:
+            if getattr(self, name) is None:
+                raise ValueError(f"--method {self.method} needs --{name}: {FIRST[name]}")
         if self.precompute != "top-k" and self.top_k != type(self).model_fields["top_k"].default:
             raise ValueError("--top-k does nothing without --precompute top-k")
         if self.template is not None and self.instruction != INSTRUCTION:
             raise ValueError("--instruction does nothing with --template: write it into the template")
-        if self.sharding == "fsdp" and self.method == "nce":
-            raise ValueError("--sharding fsdp does not go with --method nce yet: its teacher shares the base")
+        if self.sharding == "fsdp" and self.worker_range[0] < 2:
+            raise ValueError("--sharding fsdp shares the base between workers: --num-workers must be 2 or more")
         return self
 
     @property
@@ -180,15 +179,12 @@ class TrainConfig(JobConfig):
     @property
     def worker_range(self) -> tuple[int, int]:
         """Workers at least and at most."""
-        least, _, most = self.num_workers.partition(":")
-        return int(least), int(most or least)
+        return pipeline.range_of(self.num_workers)
 
     @property
     def threads_per_worker(self) -> int | None:
         """Threads of a worker on a CPU; None leaves it to the machine it lands on."""
-        if self.cpus_per_worker is not None:
-            return max(1, int(self.cpus_per_worker))
-        return None if os.environ.get("RAY_ADDRESS") else max(1, (os.cpu_count() or 1) // self.worker_range[1])
+        return pipeline.threads_each(self.cpus_per_worker, self.worker_range[1])
 
 
 def main() -> None:
@@ -215,10 +211,11 @@ def run(config: TrainConfig) -> int:
         counts = _examples(config, corpora, output, adapter)
         plan = _plan(config, adapter, counts.train)
         with Progress(StepsLine(output, plan)):
-            stopped = training_run.fit(plan, workers, output, session, counts.validation > 0)
+            stopped = training_run.fit(plan, workers, output, session, counts.sizes)
     if stopped is not None:
-        print(f"{JOB}: stopped at {stopped}; the last checkpoint before it is kept", file=sys.stderr)
+        print(f"{JOB}: stopped at {stopped}", file=sys.stderr)
         report.write_report(output, record)
+        training_run.write_events(output)
         return 1
     record.status = "finished"
     record.totals = asdict(counts)
@@ -237,18 +234,25 @@ def _identity(config: TrainConfig, corpora: tuple[Corpus, ...]) -> tuple[dict[st
         model = check_model(config.model, chat=config.template is None)
         begins = {name: check_adapter(folder, config.model) for name, folder in folders.items()}
         check_targets(config.model, config.targets)
+        check_learnable(config.model, config.max_tokens)
     except ValueError as error:
         raise UserError(str(error)) from None
+    for name, folder in folders.items():
+        _check_base(name, folder, begins[name]["base"], model)
     for name, kind in (("negative", "LORA"), ("nat", "NAT")):
         if name in begins and begins[name]["kind"] != kind:
             raise UserError(
                 f"--{name} {getattr(config, name)} is an adapter of kind {begins[name]['kind']}, not {kind}"
             )
+    try:
+        METHODS[config.method].build(empty_model(config.model), adapter)
+    except ValueError as error:  # layers that one adapter has and the other has not
+        raise UserError(str(error)) from None
     training = (
         "epochs", "max_steps", "batch_size", "micro_batch", "learning_rate", "warmup", "schedule", "weight_decay",
         "max_grad_norm", "max_tokens", "loss_on_prompt", "precompute", "top_k", "sharding", "seed",
     )  # fmt: skip
-    identity = {
+    identity: dict[str, Any] = {
         "method": config.method,
         "data": [inputs.fingerprint(corpus) for corpus in corpora],
         "model": {**model, "dtype": pipeline.resolve_dtype(config.dtype, config.device)},
@@ -259,6 +263,20 @@ def _identity(config: TrainConfig, corpora: tuple[Corpus, ...]) -> tuple[dict[st
         **begins,
     }
     return identity, adapter
+
+
+def _check_base(name: str, folder: str, base: str, model: dict[str, str]) -> None:
+    """Shapes that fit do not make a base the same. Raises UserError where the adapter's own run says it was another."""
+    trained = manifest.load(open_storage(os.path.dirname(folder)))
+    if trained is None or "model" not in trained.identity:
+        if base != model["model"]:
+            print(f"--{name} {folder} was made for {base}, and fits {model['model']}", file=sys.stderr)
+        return
+    other = trained.identity["model"]
+    if any(other.get(what) != model.get(what) for what in ("architecture", "commit", "files")):
+        raise UserError(
+            f"--{name} {folder} was trained on another base, {other['model']}: its weights are not --model's"
+        )
 
 
 def _style(config: TrainConfig) -> PromptStyle:
@@ -282,7 +300,7 @@ def _examples(
     """The examples, made or found. Raises UserError where there are none to train on."""
     plan = training_data.ExamplePlan(
         config.method,
-        resolve_model(config.model),
+        config.model,
         _style(config),
         config.max_tokens,
         config.loss_on_prompt,
@@ -300,6 +318,9 @@ def _examples(
             "num_gpus": config.gpus_per_worker or None,
         }
     counts = training_data.prepare(corpora, plan, output, teach)
+    least, _ = config.worker_range
+    if 0 < counts.train < least:
+        raise UserError(f"{least} workers want an example each, and there are {counts.train}: lower --num-workers")
     if counts.train == 0:
         why = ", ".join(f"{count:,} {reason}" for reason, count in counts.unused.items()) or "no rows"
         raise UserError(
@@ -312,7 +333,7 @@ def _plan(config: TrainConfig, adapter: AdapterPlan, num_examples: int) -> Train
     steps = config.max_steps or max(1, math.ceil(config.epochs * num_examples / config.batch_size))
     return TrainingPlan(
         method=config.method,
-        model=resolve_model(config.model),
+        model=config.model,
         adapter=adapter,
         options=_options(config),
         num_steps=steps,
@@ -339,6 +360,8 @@ def _check_resources(workers: Workers, joined: cluster.Cluster) -> None:
     asked = {"CPU": workers.least * workers.cpus, "GPU": workers.least * workers.gpus}
     for name, amount in asked.items():
         has = joined.resources.get(name, 0.0)
+        if name == "CPU" and joined.is_local:
+            has = min(has, os.cpu_count() or 1)  # a local Ray offers a few slots more, for data
         if amount <= has:
             continue
         told = f"{workers.least} workers ask for {amount:g} {name}s, "

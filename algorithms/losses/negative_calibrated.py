@@ -91,7 +91,7 @@ def negative_calibrated(
         assert teacher.neg_logits is not None, "Teacher's own check"
         beta = calibration(teacher.nat_logits, teacher.neg_logits, batch.mask, direction, granularity)
     betas = at_scored(beta.detach(), batch.mask)
-    if not bool(((betas >= 0) & (betas <= 1)).all()):
+    if bool(((betas < 0) | (betas > 1)).any()):  # NaN passes, and becomes the loss: who trains looks for that
         raise ValueError(f"beta is between {float(betas.min())} and {float(betas.max())}; it must be a tanh in [0, 1]")
 
     nlls, kds = [], []
@@ -132,7 +132,7 @@ def calibration(
         first, second = (log_m, log_p) if direction == "neg_nat" else (log_p, log_m)
         weights = first.exp()
         # 0 (log 0 - ..) is 0: a padded vocabulary may have logits of -inf.
-        divergences.append(torch.where(weights > 0, weights * (first - second), 0).sum(-1))
+        divergences.append(torch.where(weights == 0, 0, weights * (first - second)).sum(-1))
     divergence = torch.cat(divergences).clamp(min=0)  # rounding makes it negative where p is m
     if granularity == "token":
         return divergence.new_zeros(mask.shape).masked_scatter(mask, divergence.tanh())

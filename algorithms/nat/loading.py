@@ -99,9 +99,9 @@ def inject_nat(base: ModelT, folder: str | Path) -> ModelT:
     for name, layer in layers.items():
         for key, parameter in layer.named_parameters():
             if key.startswith(NatModel.prefix):
-                parameter.data = weights[f"{name}.{key}"].to(layer.weight.device)  # in the type it was trained in
+                parameter.data = weights[f"{name}.{key}"]  # in the type it was trained in
         parent, _, child = name.rpartition(".")
-        setattr(base.get_submodule(parent), child, layer)
+        setattr(base.get_submodule(parent), child, layer.to(layer.weight.device))
     return base.requires_grad_(False).eval()
 
 

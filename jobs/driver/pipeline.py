@@ -32,6 +32,27 @@ CALLS_PER_ACTOR: Final = 4
 READ_SLOTS: Final = 2
 
 
+def check_range(value: str) -> str:
+    """Raises ValueError unless it says how many: N, or MIN:MAX."""
+    match = re.fullmatch(r"(\d+)(?::(\d+))?", value)
+    if not match or int(match[1]) < 1 or int(match[2] or match[1]) < int(match[1]):
+        raise ValueError("must be N or MIN:MAX with 1 <= MIN <= MAX")
+    return value
+
+
+def range_of(value: str) -> tuple[int, int]:
+    """How many at least and at most."""
+    least, _, most = value.partition(":")
+    return int(least), int(most or least)
+
+
+def threads_each(cpus: float | None, most: int) -> int | None:
+    """CPU threads of each of `most` models; None leaves it to Ray, which knows the machine one lands on."""
+    if cpus is not None:
+        return max(1, int(cpus))
+    return None if os.environ.get("RAY_ADDRESS") else max(1, (os.cpu_count() or 1) // most)
+
+
 class PipelineConfig(JobConfig):
     """Flags of every verb that streams a corpus through actors."""
 
@@ -56,13 +77,7 @@ class PipelineConfig(JobConfig):
     max_quarantined: str = "100%"
     """The run fails (exit status 1) when more rows are quarantined: a number or a percentage of the rows."""
 
-    @field_validator("num_actors")
-    @classmethod
-    def _check_num_actors(cls, value: str) -> str:
-        match = re.fullmatch(r"(\d+)(?::(\d+))?", value)
-        if not match or int(match[1]) < 1 or int(match[2] or match[1]) < int(match[1]):
-            raise ValueError("must be N or MIN:MAX with 1 <= MIN <= MAX")
-        return value
+    _check_num_actors = field_validator("num_actors")(check_range)
 
     @field_validator("max_quarantined")
     @classmethod
@@ -74,8 +89,7 @@ class PipelineConfig(JobConfig):
     @property
     def actor_range(self) -> tuple[int, int]:
         """Actors at least and at most."""
-        least, _, most = self.num_actors.partition(":")
-        return int(least), int(most or least)
+        return range_of(self.num_actors)
 
     @property
     def device(self) -> str:
@@ -85,11 +99,7 @@ class PipelineConfig(JobConfig):
     @property
     def threads_per_actor(self) -> int | None:
         """Threads of a model on CPU; None leaves it to Ray, which knows the machine an actor lands on."""
-        if self.cpus_per_actor is not None:
-            return max(1, int(self.cpus_per_actor))
-        if os.environ.get("RAY_ADDRESS"):
-            return None
-        return max(1, (os.cpu_count() or 1) // self.actor_range[1])
+        return threads_each(self.cpus_per_actor, self.actor_range[1])
 
 
 def resolve_dtype(dtype: str, device: str) -> str:

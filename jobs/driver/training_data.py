@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset
 
 from actors.corpus import Corpus
-from actors.examples import MakeExamples, read_files
+from actors.examples import MakeExamples, read_examples, read_files
 from actors.storage import Storage
 from actors.teacher import Teacher
 from algorithms.methods import METHODS
@@ -37,6 +37,11 @@ class ExampleCounts:
     validation: int
     tokens: int
     unused: dict[str, int]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Parts of the examples that are not empty, and their numbers of rows."""
+        return {part: size for part in ("train", "validation") if (size := getattr(self, part))}
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,18 @@ def prepare(
     return counts
 
 
-def example_files(output: Storage) -> list[str]:
-    """The files of the examples, in the order of their rows."""
+def read_part(output: Storage, part: str) -> Any:
+    """The examples of a part (train, validation) as a Ray dataset, in their order."""
+    import ray.data
+
+    files = _example_files(output)
+    read: Any = read_examples
+    return ray.data.range(len(files), override_num_blocks=len(files)).map_batches(
+        read, fn_kwargs={"files": files, "storage": output, "part": part}, batch_size=1
+    )
+
+
+def _example_files(output: Storage) -> list[str]:
     return [info.path for info in (output / FOLDER).files() if info.path.endswith(".parquet")]
 
 
@@ -98,7 +113,9 @@ def _count(output: Storage) -> ExampleCounts:
     rows: Counter[str] = Counter()
     unused: Counter[str] = Counter()
     tokens = 0
-    files = example_files(output)
+    files = _example_files(output)
+    if not files:  # of no rows Ray Data writes none
+        return ExampleCounts(0, 0, 0, {})
     columns = ["part", "unused", "num_tokens"]
     for batch in pa.dataset.dataset(files, filesystem=output.filesystem).to_batches(columns=columns):
         rows.update(batch["part"].to_pylist())

@@ -1,7 +1,9 @@
 """The second stage of training: Ray Train over the examples, and what it leaves in the run's folder."""
 
 import json
+import signal
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any, Final
 
 from actors.adapter_trainer import TrainingPlan
 from actors.storage import Storage
-from actors.training import METRICS_FILE, STOPPED_FILE, EvenShards, read_metrics, train_worker
+from actors.training import METRICS_FILE, STOPPED_FILE, read_metrics, train_worker
 from jobs.driver import training_data
 from jobs.driver.command import UserError
 from jobs.driver.progress import clock
@@ -17,7 +19,7 @@ from jobs.driver.progress import clock
 ADAPTER_FOLDER: Final = "adapter"
 EVENTS_FOLDER: Final = "tensorboard"
 STATE_FOLDER: Final = "_train"
-ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_FILES: Final = ("adapter_model.safetensors", "adapter_config.json")
 
 
 @dataclass(frozen=True)
@@ -53,27 +55,24 @@ class StepsLine:
         return "  ".join(parts)
 
 
-def fit(plan: TrainingPlan, workers: Workers, output: Storage, session: str, has_validation: bool) -> str | None:
-    """Train to the last step, from the last checkpoint on. Why it stopped before, or None.
+def fit(plan: TrainingPlan, workers: Workers, output: Storage, session: str, sizes: dict[str, int]) -> str | None:
+    """Train to the last step, from the last checkpoint on, on the parts of the examples that `sizes` names.
 
-    Raises UserError where the workers fail more often than they may.
+    Why it stopped before, or None. Raises UserError where the workers fail more often than they may.
     """
     import ray.data
-    from ray.data.expressions import col
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     (output / STOPPED_FILE).delete_file()
     ray.data.DataContext.get_current().execution_options.preserve_order = True
-    parts = ("train", "validation") if has_validation else ("train",)
-    files = training_data.example_files(output)
-    examples = ray.data.read_parquet(files, filesystem=output.filesystem, override_num_blocks=len(files))
-    datasets: dict[str, Any] = {part: examples.filter(expr=col("part") == part) for part in parts}
+    # Read before the workers start: they may take every CPU there is, and their data would wait for one for ever.
+    datasets: dict[str, Any] = {part: training_data.read_part(output, part).materialize() for part in sizes}
     number: Any = workers.least if workers.least == workers.most else (workers.least, workers.most)
     resources = {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"plan": plan, "run": output, "session": session, "has_validation": has_validation},
+        train_loop_config={"plan": plan, "run": output, "session": session, "sizes": sizes},
         scaling_config=ScalingConfig(
             num_workers=number,
             use_gpu=workers.gpus > 0,
@@ -87,17 +86,25 @@ def fit(plan: TrainingPlan, workers: Workers, output: Storage, session: str, has
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
         datasets=datasets,
-        dataset_config=EvenShards(),
+        dataset_config=DataConfig(datasets_to_split=[]),  # a worker cuts its own part, always the same
     )
+    _drop_broken_state(output)
+    interrupt = signal.getsignal(signal.SIGINT)
     try:
         result = trainer.fit()
+    except (SystemExit, ray.exceptions.RayActorError):  # how Ray Train ends on SIGINT
+        raise KeyboardInterrupt from None
     except ray.train.TrainingFailedError as error:
         raise UserError(
             f"training failed: {_cause(error)}; the same command goes on from the last checkpoint"
         ) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, interrupt)  # Ray Train leaves its own
     stopped = output / STOPPED_FILE
     if stopped.exists():
-        return stopped.read_bytes().decode()
+        kept = f"the last checkpoint before it is {result.checkpoint.path}" if result.checkpoint else "no checkpoint"
+        return f"{stopped.read_bytes().decode()}; {kept}"
     if result.checkpoint is None:
         raise UserError("training ended without a checkpoint")
     with result.checkpoint.as_directory() as saved:
@@ -111,15 +118,24 @@ def _cause(error: BaseException) -> str:
     return next((line.strip() for line in reversed(text) if line.strip()), type(error).__name__)
 
 
+def _drop_broken_state(output: Storage) -> None:
+    """Ray Train writes down its checkpoints in place: a death in the middle would keep the run from ever going on."""
+    snapshot = output / STATE_FOLDER / "checkpoint_manager_snapshot.json"
+    try:
+        json.loads(snapshot.read_bytes())
+    except FileNotFoundError:
+        return
+    except ValueError:
+        snapshot.delete_file()
+
+
 def _leave_adapter(saved: Path, output: Storage) -> None:
-    """Put the adapter of a checkpoint into the run's folder, whole or not at all."""
-    temporary = output / f".{ADAPTER_FOLDER}.tmp"
-    temporary.delete_folder()
-    temporary.make_folder()
+    """Put the adapter of a checkpoint into the run's folder; its config, without which it is none, comes last."""
+    folder = output / ADAPTER_FOLDER
+    folder.delete_folder()
+    folder.make_folder()
     for name in ADAPTER_FILES:
-        (temporary / name).write_bytes((saved / name).read_bytes())
-    (output / ADAPTER_FOLDER).delete_folder()
-    temporary.filesystem.move(temporary.path, (output / ADAPTER_FOLDER).path)
+        (folder / name).write_bytes((saved / name).read_bytes())
 
 
 def write_events(output: Storage) -> None:

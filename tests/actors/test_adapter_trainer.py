@@ -100,6 +100,16 @@ def test_a_run_that_goes_on_ends_as_one_that_never_stopped(method, byte_model, l
     assert apart(whole.weights(3), whole.weights(6)) > 1e-4
 
 
+def test_watching_does_not_change_what_is_learned(byte_model, lessons, negative, tmp_path):
+    examples = examples_of(lessons, byte_model, "negative")
+    validation = examples_of(lessons, byte_model, "negative", "validation")
+    watched = Run(
+        tmp_path / "watched", byte_model, "negative", examples, validation=validation, save_every=1, log_every=2
+    )
+    assert len(watched.series("eval_loss")) == 6
+    assert apart(watched.weights(), negative.weights()) == 0
+
+
 def test_a_checkpoint_holds_the_adapter_and_not_the_base(nat):
     names = sorted(path.name for path in (nat.folder / "6").iterdir())
     assert {"adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"} <= set(names)
@@ -191,7 +201,24 @@ def test_a_loss_that_is_not_finite_ends_training_before_the_adapter_has_it(byte_
     assert first not in itertools.chain.from_iterable(list(order)[: 2 * 3])
     rows[first]["solutions"][0]["tokens"][-2] = 200
     examples = pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)
-    with pytest.raises(NotFinite, match=f"step 3: the loss is not finite on a micro-batch of .*{rows[first]['id']}"):
+    with pytest.raises(
+        NotFinite, match=f"step 3: the loss or its gradient is not finite on a micro-batch of .*{rows[first]['id']}"
+    ):
         Run(tmp_path / "run", str(tmp_path / "model"), "sft", examples, save_every=1)
     assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.name != "work") == ["1", "2"]
     assert all(weights.isfinite().all() for weights in load_file(tmp_path / "run/2/adapter_model.safetensors").values())
+
+
+def test_a_gradient_that_is_not_finite_ends_training_too(byte_model, lessons, tmp_path):
+    examples = examples_of(lessons, byte_model, "sft")
+    plan = TrainingPlan(
+        method="sft", model=byte_model, adapter=PLAN, options=LossOptions(), num_steps=3, batch_size=4, micro_batch=4,
+        learning_rate=1e-3, warmup_steps=0,
+    )  # fmt: skip
+    trainer = AdapterTrainer(plan, examples, tmp_path)
+    trained = [each for each in trainer.model.parameters() if each.requires_grad]
+    trained[0].register_hook(lambda gradient: gradient * torch.inf)
+    before = [each.clone() for each in trained]
+    with pytest.raises(NotFinite, match=r"step 1: .* is not finite on a micro-batch of"):
+        trainer.train()
+    assert all(torch.equal(one, other) for one, other in zip(before, trained, strict=True))

@@ -30,12 +30,16 @@ def test_a_graded_sample_is_a_lesson():
     ]
 
 
+def test_a_sample_that_was_cut_is_known_as_one():
+    [lesson] = read_lessons(GRADED | {"finish_reason": "length"}, "x")
+    assert lesson == Lesson("p#0", "1+1?", None, "It is 2.", True, is_cut=True)
+    assert not read_lessons(GRADED | {"finish_reason": "stop"}, "x")[0].is_cut
+
+
 def test_a_refined_chain_is_right_and_the_original_its_rejected_partner():
-    assert read_lessons(REFINED, "x") == [
-        Lesson("r", "1+1?", None, "One.\nThe answer is 2.", True),
-        Lesson("r#original", "1+1?", None, "One.\nAnd one.\nThe answer is 2.", False),
-    ]
-    assert len(read_lessons(REFINED | {"status": "unchanged"}, "x")) == 1
+    refined, original = "One.\nThe answer is 2.", "One.\nAnd one.\nThe answer is 2."
+    assert read_lessons(REFINED, "x") == [Lesson("r", "1+1?", None, refined, True, rejected=original)]
+    assert read_lessons(REFINED | {"status": "unchanged"}, "x") == [Lesson("r", "1+1?", None, refined, True)]
 
 
 def test_an_answer_that_no_step_states_stands_at_the_end():
@@ -49,7 +53,7 @@ def test_an_answer_that_no_step_states_stands_at_the_end():
         ({"prompt": "Q\n", "completion": "A"}, [Lesson("x", "Q\n", "Q\n", "A", True)]),
         (
             {"id": 7, "prompt": "Q\n", "chosen": "A", "rejected": "B"},
-            [Lesson("7#chosen", "Q\n", "Q\n", "A", True), Lesson("7#rejected", "Q\n", "Q\n", "B", False)],
+            [Lesson("7", "Q\n", "Q\n", "A", True, rejected="B")],
         ),
         (
             {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
@@ -61,10 +65,7 @@ def test_an_answer_that_no_step_states_stands_at_the_end():
                 "chosen": [{"role": "assistant", "content": "A"}],
                 "rejected": [{"role": "assistant", "content": "B"}],
             },
-            [
-                Lesson("x#chosen", "Q", (("user", "Q"),), "A", True),
-                Lesson("x#rejected", "Q", (("user", "Q"),), "B", False),
-            ],
+            [Lesson("x", "Q", (("user", "Q"),), "A", True, rejected="B")],
         ),
     ],
 )
@@ -79,9 +80,14 @@ def test_exports_are_lessons(row, expected):
         ({"text": "A"}, "no_columns"),
         (GRADED | {"status": "quarantined"}, "quarantined"),
         (GRADED | {"correct": None}, "not_graded"),
+        (GRADED | {"correct": "true"}, "not_graded"),
         (GRADED | {"split": "held_out"}, "held_out"),
         (GRADED | {"rationale": None}, "not_text"),
         (GRADED | {"question": " "}, "empty"),
+        (GRADED | {"rationale": "half of a pair: \ud800"}, "not_text"),
+        (REFINED | {"refined_steps": None}, "not_text"),
+        (REFINED | {"joiner": None}, "not_text"),
+        ({name: value for name, value in REFINED.items() if name != "joiner"}, "no_columns"),
         (REFINED | {"status": "quarantined"}, "quarantined"),
         ({"prompt": "Q", "completion": ""}, "empty"),
         ({"prompt": 3, "completion": "A"}, "not_text"),
@@ -119,7 +125,28 @@ def test_every_right_one_stands_against_wrong_ones_of_its_question():
     assert against(2)(WRONGS, 0) == ([], [(wrong, "no_partner") for wrong in WRONGS])
 
 
+def test_a_pair_stays_a_pair_and_what_is_rejected_is_never_wrong():
+    pairs = [Lesson(f"p{n}", "Q", None, f"chosen {n}", True, rejected=f"rejected {n}") for n in range(2)]
+    for seed in range(4):
+        examples, unused = against(1, use_rejected=True)([*pairs, *WRONGS], seed)
+        texts = [[lesson.text for lesson in example.lessons] for example in examples]
+        assert texts == [["chosen 0", "rejected 0"], ["chosen 1", "rejected 1"]]
+        assert [example.lessons[1].is_right for example in examples] == [False, False]
+        assert unused == [(wrong, "not_asked_for") for wrong in WRONGS]
+    assert singles(False)(pairs, 0)[0] == []
+    assert against(3)(pairs, 0) == ([], [(pair, "no_partner") for pair in pairs])
+
+
+def test_conversations_are_about_the_same_question_only_if_all_that_was_said_is_the_same():
+    def asked(*said):
+        prompt = [{"role": "user", "content": each} for each in said]
+        return read_lessons({"prompt": prompt, "completion": "A"}, "x")[0].question
+
+    assert asked("What is 1+1?", "Go on.") != asked("What is 1+2?", "Go on.")
+    assert asked("What is 1+1?") == "What is 1+1?"
+
+
 def test_a_question_is_known_in_any_corpus_and_its_place_is_stable():
     assert problem_key("What  is\n1 + 1?") == problem_key("what is 1 + 1?") != problem_key("What is 1 + 2?")
     assert place(0, "a") == place(0, "a") != place(1, "a")
-    assert 0 <= place(3, "\ud800") < 2**63
+    assert 0 <= place(3, "é") < 2**63

@@ -511,7 +511,6 @@ BETA = torch.full((N,), 0.5)
         ({"nat_logits": NAT, "neg_logits": NEG[:3]}, r"neg_logits \[3, 4, 5\]"),
         ({"nat_logits": NAT, "beta": BETA[:3]}, r"beta \[3\]"),
         ({"nat_logits": NAT, "beta": 3 * BETA}, "beta is between 1.5 and 1.5"),
-        ({"nat_logits": NAT, "beta": math.nan * BETA}, "beta is between nan"),
         ({"beta": BETA, "topk_ids": IDS[:3], "topk_logprobs": LOGPROBS}, r"topk_ids \[3, 4, 2\]"),
         ({"beta": BETA, "topk_ids": IDS + 4, "topk_logprobs": LOGPROBS}, "topk_ids holds . at a scored position"),
         ({"beta": BETA, "topk_ids": IDS, "topk_logprobs": LOGPROBS.exp()}, "give natural logarithms"),
@@ -524,6 +523,15 @@ BETA = torch.full((N,), 0.5)
 def test_a_teacher_that_cannot_be_right_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         negative_calibrated(LOGITS, BATCH, Teacher(**fields))
+
+
+def test_a_teacher_that_is_not_finite_makes_the_loss_so():
+    for fields in (
+        {"nat_logits": NAT, "neg_logits": NEG * math.nan},
+        {"nat_logits": NAT * math.nan, "neg_logits": NEG},
+        {"nat_logits": NAT, "beta": BETA * math.nan},
+    ):
+        assert negative_calibrated(LOGITS, BATCH, Teacher(**fields))[0].isnan()
 
 
 def test_options_of_the_calibration_are_checked():

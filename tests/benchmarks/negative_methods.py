@@ -70,6 +70,7 @@ def save_tokenizer(folder):
 def pretrain(folder, seed, num_steps):
     """A base model from scratch: full parameters, fresh problems each step."""
     vocab = save_tokenizer(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -80,9 +81,11 @@ def pretrain(folder, seed, num_steps):
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=128,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
     )
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=num_steps)
     chooser = random.Random(f"pretrain {seed}")

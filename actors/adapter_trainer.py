@@ -271,8 +271,6 @@ def build(plan: TrainingPlan) -> Any:
     base = AutoModelForCausalLM.from_pretrained(resolve_model(plan.model), dtype=getattr(torch, plan.dtype))
     frozen = set(base.parameters())
     model = METHODS[plan.method].build(base, plan.adapter)
-    for config in model.peft_config.values():
-        config.base_model_name_or_path = plan.model  # not where it lies on this machine
     if plan.gradient_checkpointing:
         model.enable_input_require_grads()
     if plan.sharding == "fsdp":

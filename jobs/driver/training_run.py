@@ -19,7 +19,8 @@ from jobs.driver.progress import clock
 ADAPTER_FOLDER: Final = "adapter"
 EVENTS_FOLDER: Final = "tensorboard"
 STATE_FOLDER: Final = "_train"
-ADAPTER_FILES: Final = ("adapter_model.safetensors", "adapter_config.json")
+CONFIG_FILE: Final = "adapter_config.json"
+WEIGHTS_FILE: Final = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def fit(plan: TrainingPlan, workers: Workers, output: Storage, session: str, siz
     if result.checkpoint is None:
         raise UserError("training ended without a checkpoint")
     with result.checkpoint.as_directory() as saved:
-        _leave_adapter(Path(saved), output)
+        _leave_adapter(Path(saved), output, plan.model)
     return None
 
 
@@ -129,13 +130,15 @@ def _drop_broken_state(output: Storage) -> None:
         snapshot.delete_file()
 
 
-def _leave_adapter(saved: Path, output: Storage) -> None:
+def _leave_adapter(saved: Path, output: Storage, model: str) -> None:
     """Put the adapter of a checkpoint into the run's folder; its config, without which it is none, comes last."""
     folder = output / ADAPTER_FOLDER
     folder.delete_folder()
     folder.make_folder()
-    for name in ADAPTER_FILES:
-        (folder / name).write_bytes((saved / name).read_bytes())
+    (folder / WEIGHTS_FILE).write_bytes((saved / WEIGHTS_FILE).read_bytes())
+    settings = json.loads((saved / CONFIG_FILE).read_bytes())
+    settings["base_model_name_or_path"] = model  # not where this machine keeps it
+    (folder / CONFIG_FILE).write_bytes(json.dumps(settings, indent=2).encode())
 
 
 def write_events(output: Storage) -> None:

@@ -1,10 +1,17 @@
 """The trainer in this process: every method, resuming, micro-batches, precomputed teachers."""
 
 import itertools
+import json
+import os
+import pickle
 import shutil
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import PeftModel
@@ -222,3 +229,46 @@ def test_a_gradient_that_is_not_finite_ends_training_too(byte_model, lessons, tm
     with pytest.raises(NotFinite, match=r"step 1: .* is not finite on a micro-batch of"):
         trainer.train()
     assert all(torch.equal(one, other) for one, other in zip(before, trained, strict=True))
+
+
+def test_two_ranks_learn_what_one_does_and_a_base_in_parts_changes_nothing(byte_model, lessons, tmp_path):
+    examples = examples_of(lessons, byte_model, "nt").slice(0, 8)
+    validation = examples_of(lessons, byte_model, "nt", "validation").slice(0, 3)
+    plan = replace(PLAN, dropout=0.0)
+    # Every step sees all eight examples, whoever has them: so the steps are the same.
+    alone = Run(
+        tmp_path / "alone", byte_model, "nt", examples, plan, validation=validation, num_steps=3, save_every=1,
+        micro_batch=2,
+    )  # fmt: skip
+    (tmp_path / "plan").write_bytes(pickle.dumps(alone.trainer._plan))
+    for name, table in (("examples", examples), ("validation", validation)):
+        pq.write_table(table, tmp_path / name)
+    settings = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tests.actors.two_ranks",
+                *map(tmp_path.joinpath, ("plan", "examples", "validation", "")),
+            ],
+            env=settings | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    told, _ = (rank.communicate(timeout=200)[0] for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    whole, parts = map(json.loads, told.splitlines())
+    for name in ("loss", "grad_norm", "eval_loss", "nll_right", "num_tokens"):
+        expected = alone.series(name)
+        assert len(expected) == 3
+        assert [each[name] for each in whole if name in each] == pytest.approx(expected, rel=1e-4)
+        assert [each[name] for each in parts if name in each] == pytest.approx(expected, rel=1e-4)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

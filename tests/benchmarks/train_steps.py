@@ -15,7 +15,6 @@ import torch
 
 from actors.adapter_trainer import TrainingPlan, build
 from actors.batches import collate
-from actors.models import resolve_model
 from actors.teacher import Teacher
 from algorithms.methods import METHODS, AdapterPlan, LossOptions
 from tests.benchmarks.measured import write_result
@@ -65,10 +64,14 @@ def make_step(plan, examples):
     return step, model
 
 
-def num_base_weights(model):
-    """Copies of the base's token embedding in a model, by the storage they lie in."""
-    vocab = model.get_input_embeddings().weight.shape
-    return len({each.data_ptr() for each in model.parameters() if each.shape == vocab})
+def base_megabytes(model):
+    """What the weights of a model take that are no adapter's, each storage once."""
+    storages = {
+        each.untyped_storage().data_ptr(): each.untyped_storage().nbytes()
+        for name, each in model.named_parameters(remove_duplicate=False)
+        if ".lora_" not in name and ".nat_" not in name
+    }
+    return round(sum(storages.values()) / 2**20, 1)
 
 
 def main():
@@ -79,7 +82,7 @@ def main():
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
-    model = resolve_model(options.model)
+    model = options.model
     dtype = "bfloat16" if options.device == "cuda" else "float32"
 
     def plan(method, **folders):
@@ -108,7 +111,7 @@ def main():
         steps, bases = {}, {}
         for name, (each, examples) in cases.items():
             steps[name], built = make_step(each, examples)
-            bases[name] = num_base_weights(built)
+            bases[name] = base_megabytes(built)
         seconds = {name: [] for name in cases}
         for round_number in range(options.rounds + 1):
             for name, step in steps.items():
@@ -120,7 +123,7 @@ def main():
         "settings": vars(options) | {"dtype": dtype, "threads": torch.get_num_threads()},
         "seconds_per_step": {name: round(each, 4) for name, each in medians.items()},
         "over_lora": {name: round(each / medians["lora"], 3) for name, each in medians.items()},
-        "copies_of_the_base": bases,
+        "megabytes_of_the_base": bases,
     }
     print(write_result("train_steps", numbers).read_text())
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,9 +17,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from actors.storage import open_storage
+from actors.training import METRICS_FILE, read_metrics
+from algorithms.prompts import PromptStyle
 from algorithms.word_problems import generate
-from jobs import train
-from tests.jobs.runs import ROOT, command, report
+from jobs import sample, train
+from jobs.driver import command as driver_command
+from jobs.driver import inputs, training_data
+from jobs.driver.command import UserError
+from tests.jobs.runs import ROOT, command, records, report
 
 TEMPLATE = "Q: {question}\nA: "
 
@@ -127,47 +134,70 @@ def test_a_finished_run_is_not_trained_again(lineage, graded, byte_model, capsys
     assert all(torch.equal(before[key], value) for key, value in adapter(lineage / "neg").items())
 
 
-def start(byte_model, graded, output, *more):
-    args = [
-        "jobs.train", "--method", "sft", "--data", graded, "--model", byte_model, "--template", TEMPLATE,
-        "--output", output, "--max-steps", 12, "--batch-size", 8, "--micro-batch", 4, "--log-every", 1,
-        "--save-every", 2, "--dropout", 0.2, "--cpus-per-worker", 1, *more,
-    ]  # fmt: skip
-    return list(map(str, args))
+def test_an_adapter_of_another_kind_or_base_is_refused(lineage, graded, byte_model, tmp_path):
+    with pytest.raises(UserError, match="of kind NAT, not LORA"):
+        run("nat", graded, byte_model, tmp_path / "a", negative=str(lineage / "nat"))
+    with pytest.raises(UserError, match="does not fit model"):
+        run("nat", graded, "smollm2", tmp_path / "b", negative=str(lineage / "neg"))
+    with pytest.raises(UserError, match=r"has no weights for .*k_proj"):
+        run("nat", graded, byte_model, tmp_path / "c", negative=str(lineage / "neg"), targets=("q_proj", "k_proj"))
+    other = AutoModelForCausalLM.from_pretrained(byte_model)
+    shutil.copytree(byte_model, tmp_path / "other")
+    with torch.no_grad():
+        other.lm_head.weight += 1
+    other.save_pretrained(tmp_path / "other")  # every shape fits
+    with pytest.raises(UserError, match="was trained on another base"):
+        run("nat", graded, str(tmp_path / "other"), tmp_path / "d", negative=str(lineage / "neg"))
+
+
+def test_nat_answers_questions(lineage, byte_model, tmp_path):
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps({"question": f"{n} + 1?", "answer": str(n + 1)}) + "\n" for n in range(3)))
+    given = {
+        "input": str(questions), "output": str(tmp_path / "self"), "model": byte_model, "template": TEMPLATE,
+        "adapter": str(lineage / "nat"), "num_samples": 2, "max_tokens": 4,
+    }  # fmt: skip
+    assert sample.run(sample.SampleConfig.model_validate(given)) == 0
+    assert {row["status"] for row in records(tmp_path / "self").values()} == {"sampled"}
+    identity = json.loads((tmp_path / "self" / "manifest.json").read_text())["identity"]
+    assert identity["adapter"]["kind"] == "NAT"
 
 
 @pytest.mark.timeout(600)
-def test_a_killed_run_ends_with_the_same_adapter(graded, byte_model, tmp_path):
-    whole = command(*start(byte_model, graded, tmp_path / "whole"))
-    assert whole.returncode == 0, whole.stderr
-    args = start(byte_model, graded, tmp_path / "killed")
-    job = subprocess.Popen([sys.executable, "-m", *args], cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+def test_a_killed_run_ends_with_the_same_adapter(ray_session, graded, byte_model, tmp_path):
+    longer = {"max_steps": 12, "dropout": 0.2}
+    assert run("sft", graded, byte_model, tmp_path / "whole", **longer) == 0
+    given = flags(byte_model, tmp_path / "killed", method="sft", data=graded, **longer)
+    args = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    job = subprocess.Popen(
+        [sys.executable, "-m", "jobs.train", *args], cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL
+    )
     wait_for_step(tmp_path / "killed", 3)
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()
     assert not (tmp_path / "killed" / "adapter").exists()
-    again = command(*args)
-    assert again.returncode == 0, again.stderr
+    assert run("sft", graded, byte_model, tmp_path / "killed", **longer) == 0
     expected, found = adapter(tmp_path / "whole"), adapter(tmp_path / "killed")
     assert max((expected[key] - found[key]).abs().max().item() for key in expected) < 1e-5
-    steps = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in steps if "loss" in line] == list(range(1, 13))
+    assert steps_logged(tmp_path / "killed") == list(range(1, 13))
     assert report(tmp_path / "killed")["sessions"] == 2
 
 
 def wait_for_step(output, step, seconds=240):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        file = output / "metrics.jsonl"
-        lines = file.read_text().splitlines() if file.exists() else []
-        if lines and json.loads(lines[-1])["step"] >= step:
+        if max(steps_logged(output), default=0) >= step:
             return
         time.sleep(0.05)
     raise AssertionError(f"no step {step} in {seconds} s")
 
 
+def steps_logged(output):
+    return [line["step"] for line in read_metrics(open_storage(str(output)) / METRICS_FILE) if "loss" in line]
+
+
 @pytest.mark.timeout(600)
-def test_two_workers_survive_the_death_of_one(ray_session, graded, byte_model, tmp_path):
+def test_two_workers_that_share_a_base_survive_the_death_of_one(ray_session, graded, byte_model, tmp_path):
     output = tmp_path / "run"
     killed = []
 
@@ -179,11 +209,10 @@ def test_two_workers_survive_the_death_of_one(ray_session, graded, byte_model, t
 
     killer = threading.Thread(target=kill)
     killer.start()
-    assert run("sft", graded, byte_model, output, num_workers="2", max_steps=30) == 0
+    assert run("sft", graded, byte_model, output, num_workers="2", sharding="fsdp", max_steps=30) == 0
     killer.join()
     assert killed
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 31))
+    assert steps_logged(output) == list(range(1, 31))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(ray_session, byte_model, tmp_path, capsys):
@@ -195,53 +224,73 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(ray_session,
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(json.dumps({"prompt": "Q", "completion": text}) for text in ("A", "B", "~", "D")))
     output = tmp_path / "run"
-    assert run("sft", str(file), str(tmp_path / "model"), output, batch_size=1, micro_batch=1, max_steps=8) == 1
+    short = {"batch_size": 1, "micro_batch": 1, "max_steps": 8, "save_every": 1}
+    assert run("sft", str(file), str(tmp_path / "model"), output, **short) == 1
     told = capsys.readouterr().err
     assert "the loss or its gradient is not finite on a micro-batch of rows.jsonl:2; " in told
+    saved = re.search(r"the last checkpoint before it is (\S+)", told)
+    if saved:  # none, if the first step was the one
+        assert all(each.isfinite().all() for each in load_file(f"{saved[1]}/adapter_model.safetensors").values())
+    else:
+        assert "; no checkpoint" in told
     assert not (output / "adapter").exists()
+    assert (output / "report.html").exists()
 
 
 def byte_ids(byte_model, text):
     return AutoTokenizer.from_pretrained(byte_model)(text)["input_ids"]
 
 
+def test_pairs_are_examples_and_what_has_no_partner_is_told(ray_session, byte_model, tmp_path):
+    rows = [
+        {"prompt": "Q1", "chosen": "A", "rejected": "B"},
+        {"prompt": "Q1", "chosen": "C", "rejected": "D"},
+        {"prompt": "Q2", "completion": "E"},
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    plan = training_data.ExamplePlan("orpo", byte_model, PromptStyle(TEMPLATE), 100, False, 0)
+    corpora = (inputs.list_corpus("--data", str(tmp_path / "pairs.jsonl")),)
+    counts = training_data.prepare(corpora, plan, open_storage(str(tmp_path / "run")))
+    assert (counts.train, counts.validation, counts.unused) == (2, 0, {"no_partner": 1})
+    tokenizer = AutoTokenizer.from_pretrained(byte_model)
+    table = pq.read_table(tmp_path / "run" / "examples", filters=[("part", "=", "train")]).to_pylist()
+    texts = [[tokenizer.decode(each["tokens"][:-1]) for each in row["solutions"]] for row in table]
+    assert sorted(texts) == [["Q1A", "Q1B"], ["Q1C", "Q1D"]]
+
+
 MISTAKES = {
-    "nat alone": (("--method", "nat"), "needs --negative"),
-    "nce alone": (("--method", "nce"), "needs --nat"),
-    "no such layer": (("--method", "sft", "--targets", "wq"), "it has down_proj, gate_proj"),
-    "no such data": (("--method", "sft", "--data", "nowhere.jsonl"), "--data"),
-    "flag of another method": (("--method", "sft", "--orpo-lambda", "1"), "it is for orpo"),
-    "no such method": (("--method", "rlhf"), "must be one of sft, orpo"),
-    "too long": (("--method", "sft", "--max-tokens", "99999"), "sees"),
+    "nat alone": ("--method nat", "needs --negative"),
+    "nce alone": ("--method nce", "needs --nat"),
+    "no such method": ("--method rlhf", "must be one of sft, orpo"),
+    "no such layer": ("--method sft --targets wq", "it has down_proj, gate_proj"),
+    "no such data": ("--method sft --data nowhere.jsonl", "--data"),
+    "flag of another method": ("--method sft --orpo-lambda 1", "it is for orpo"),
+    "too long": ("--method sft --max-tokens 99999", "sees 4096 at most"),
+    "one part of a base": ("--method sft --sharding fsdp", "--num-workers must be 2 or more"),
+    "too many workers": ("--method sft --num-workers 99", "lower --num-workers"),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_told_in_one_line(graded, byte_model, tmp_path, name):
+def test_a_mistake_is_told(ray_session, graded, byte_model, tmp_path, name):
     given, told = MISTAKES[name]
-    data = () if "--data" in given else ("--data", graded)
-    done = command(
-        "jobs.train", "--model", byte_model, "--template", TEMPLATE, "--output", tmp_path / "x", *data, *given
-    )
+    args = ["--model", byte_model, "--template", TEMPLATE, "--output", str(tmp_path / "x")]
+    data = [] if "--data" in given else ["--data", graded]
+    with pytest.raises(UserError, match=re.escape(told)):
+        train.run(driver_command.parse(train.TrainConfig, [*args, *data, *given.split()], ""))
+
+
+def test_a_mistake_on_the_command_line_is_one_line(tmp_path):
+    done = command("jobs.train", "--method", "nat", "--data", "x.jsonl", "--output", tmp_path / "x")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert told in done.stderr
+    assert "needs --negative" in done.stderr
 
 
 def test_data_without_a_wrong_sample_says_what_is_missing(ray_session, byte_model, tmp_path):
     file = tmp_path / "right.jsonl"
     file.write_text(json.dumps({"prompt": "Q", "completion": "A"}) + "\n")
-    with pytest.raises(train.UserError, match=r"nothing for --method negative \(likelihood of wrong.*1 not_asked_for"):
+    with pytest.raises(UserError, match=r"nothing for --method negative \(likelihood of wrong.*1 not_asked_for"):
         run("negative", str(file), byte_model, tmp_path / "run")
-
-
-def test_more_workers_than_there_are_is_refused(ray_session, graded, byte_model, tmp_path):
-    with pytest.raises(train.UserError, match="lower --num-workers"):
-        run("sft", graded, byte_model, tmp_path / "run", num_workers="99")
-
-
-def test_an_adapter_of_another_kind_or_base_is_refused(lineage, graded, byte_model, tmp_path):
-    with pytest.raises(train.UserError, match="of kind NAT, not LORA"):
-        run("nat", graded, byte_model, tmp_path / "a", negative=str(lineage / "nat"))
-    with pytest.raises(train.UserError, match="does not fit model"):
-        run("nat", graded, "smollm2", tmp_path / "b", negative=str(lineage / "neg"))
+    with pytest.raises(UserError, match="2 workers want an example each, and there are 1"):
+        run("sft", str(file), byte_model, tmp_path / "few", num_workers="2")

@@ -22,7 +22,7 @@ from algorithms.prompts import PromptStyle
 from jobs.driver import cluster
 
 FOLDER: Final = "examples"
-DONE_FILE: Final = "whole.json"
+DONE_FILE: Final = "_whole.json"  # who reads the folder with pyarrow does not see it
 ROWS_PER_BLOCK: Final = 2000
 ROWS_PER_TAUGHT_BATCH: Final = 32
 PARTITIONS_AT_MOST: Final = 200

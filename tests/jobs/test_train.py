@@ -28,6 +28,7 @@ from jobs.driver.command import UserError
 from tests.jobs.runs import ROOT, command, records, report
 
 TEMPLATE = "Q: {question}\nA: "
+LONGER = {"max_steps": 12, "dropout": 0.2}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def adapter(output):
 def lineage(ray_session, graded, byte_model, tmp_path_factory):
     """negative -> nat -> nce."""
     root = tmp_path_factory.mktemp("lineage")
-    assert run("negative", graded, byte_model, root / "neg") == 0
+    assert run("negative", graded, byte_model, root / "neg", **LONGER) == 0
     assert run("nat", graded, byte_model, root / "nat", negative=str(root / "neg"), gate_dim=16) == 0
     assert run("nce", graded, byte_model, root / "nce", nat=str(root / "nat"), precompute="beta") == 0
     return root
@@ -88,7 +89,7 @@ def test_each_run_leaves_an_adapter_a_card_a_report_and_events(lineage, byte_mod
         facts = report(lineage / name)
         assert facts["method"] == method
         assert facts["status"] == "finished"
-        assert facts["steps"] == 4
+        assert facts["steps"] == (12 if name == "neg" else 4)
         # 20 problems with two samples of the wanted kind to train on, 4 to validate on
         assert {part: facts["examples"][part] for part in ("train", "validation")} == {"train": 40, "validation": 8}
         assert facts["examples"]["unused"] == {"not_asked_for": 48, "no_columns": 2, "not_graded": 1, "held_out": 1}
@@ -129,7 +130,7 @@ def test_peft_alone_loads_the_student(lineage, byte_model):
 
 def test_a_finished_run_is_not_trained_again(lineage, graded, byte_model, capsys):
     before = adapter(lineage / "neg")
-    assert run("negative", graded, byte_model, lineage / "neg") == 0
+    assert run("negative", graded, byte_model, lineage / "neg", **LONGER) == 0
     assert "is finished already" in capsys.readouterr().out
     assert all(torch.equal(before[key], value) for key, value in adapter(lineage / "neg").items())
 
@@ -160,27 +161,26 @@ def test_nat_answers_questions(lineage, byte_model, tmp_path):
     assert sample.run(sample.SampleConfig.model_validate(given)) == 0
     assert {row["status"] for row in records(tmp_path / "self").values()} == {"sampled"}
     identity = json.loads((tmp_path / "self" / "manifest.json").read_text())["identity"]
-    assert identity["adapter"]["kind"] == "NAT"
+    assert identity["engine"]["adapter"]["kind"] == "NAT"
 
 
 @pytest.mark.timeout(600)
-def test_a_killed_run_ends_with_the_same_adapter(ray_session, graded, byte_model, tmp_path):
-    longer = {"max_steps": 12, "dropout": 0.2}
-    assert run("sft", graded, byte_model, tmp_path / "whole", **longer) == 0
-    given = flags(byte_model, tmp_path / "killed", method="sft", data=graded, **longer)
+def test_a_killed_run_ends_with_the_same_adapter(lineage, graded, byte_model, tmp_path):
+    output = tmp_path / "killed"
+    given = flags(byte_model, output, method="negative", data=graded, **LONGER)
     args = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     job = subprocess.Popen(
         [sys.executable, "-m", "jobs.train", *args], cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL
     )
-    wait_for_step(tmp_path / "killed", 3)
+    wait_for_step(output, 3)
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()
-    assert not (tmp_path / "killed" / "adapter").exists()
-    assert run("sft", graded, byte_model, tmp_path / "killed", **longer) == 0
-    expected, found = adapter(tmp_path / "whole"), adapter(tmp_path / "killed")
+    assert not (output / "adapter").exists()
+    assert run("negative", graded, byte_model, output, **LONGER) == 0
+    expected, found = adapter(lineage / "neg"), adapter(output)
     assert max((expected[key] - found[key]).abs().max().item() for key in expected) < 1e-5
-    assert steps_logged(tmp_path / "killed") == list(range(1, 13))
-    assert report(tmp_path / "killed")["sessions"] == 2
+    assert steps_logged(output) == list(range(1, 13))
+    assert report(output)["sessions"] == 2
 
 
 def wait_for_step(output, step, seconds=240):

@@ -1,0 +1,89 @@
+"""Does a student learn as well from refined solutions? SFT on GSM8K rows, refined and as they were, and then a test.
+
+    python -m tests.benchmarks.refined_sft
+
+The embedded model refines training rows, learns from them, and answers test questions greedily. `random` is the
+control: from each row as many steps went as refinement took, never the last one, but chosen by chance.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.benchmarks.measured import write_result
+from tests.conftest import DATA
+from tests.jobs.runs import ROOT, records, report
+
+
+def job(*args):
+    """Run a verb as a person does; the seconds it took."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", *map(str, args)], cwd=ROOT, check=True)
+    return round(time.perf_counter() - started, 1)
+
+
+def corpora(refined):
+    """The three corpora: name -> rows of right solutions."""
+    found = {"original": [], "refined": [], "random": []}
+    for record in sorted(records(refined).values(), key=lambda record: record["id"]):
+        if record["status"] == "quarantined":
+            continue
+        steps, kept = record["steps"], len(record["refined_steps"])
+        chosen = sorted(random.Random(record["id"]).sample(range(len(steps) - 1), kept - 1))
+        solutions = steps, record["refined_steps"], [*(steps[number] for number in chosen), steps[-1]]
+        for rows, solution in zip(found.values(), solutions, strict=True):
+            text = record["joiner"].join([*solution, f"#### {record['answer']}"])
+            row = {"id": record["id"], "question": record["question"], "rationale": text}
+            rows.append(row | {"status": "right", "correct": True})
+    return found
+
+
+def answers(output, questions, max_tokens, *adapter):
+    """Greedy answers to test questions: how many are right, and how long they are."""
+    job("jobs.sample", "--input", DATA / "gsm8k" / "test.jsonl", "--format", "gsm8k", "--limit", questions,
+        "--num-samples", 1, "--temperature", 0, "--max-tokens", max_tokens, "--output", output, *adapter)  # fmt: skip
+    job("jobs.grade", "--input", output, "--output", f"{output}-graded")
+    sampled, graded = report(output), report(f"{output}-graded")["samples"]
+    return {
+        "right": graded["right"],
+        "mean_answer_tokens": round(sampled["tokens"]["mean"], 1),
+        "cut_fraction": round(sampled["cut_fraction"], 3),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=500)
+    parser.add_argument("--questions", type=int, default=100)
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--max-tokens", type=int, default=256)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        refined = f"{folder}/refined"
+        job("jobs.refine", "--input", DATA / "gsm8k" / "train.jsonl", "--format", "gsm8k", "--limit", options.rows,
+            "--output", refined)  # fmt: skip
+        results = {"untrained": answers(f"{folder}/untrained-answers", options.questions, options.max_tokens)}
+        for name, rows in corpora(refined).items():
+            file, output = Path(folder) / f"{name}.jsonl", f"{folder}/student-{name}"
+            file.write_text("\n".join(map(json.dumps, rows)))
+            flags = ["--method", "sft", "--epochs", options.epochs, "--batch-size", 16, "--learning-rate", 1e-3]
+            seconds = job("jobs.train", "--data", file, "--output", output, *flags)
+            facts = report(output)
+            results[name] = {
+                "trained_tokens": facts["examples"]["tokens"],
+                "seconds": seconds,
+                "loss": facts["metrics"]["loss"],
+            } | answers(f"{output}-answers", options.questions, options.max_tokens, "--adapter", output)
+            print(name, results[name], flush=True)
+        refinement = report(refined)
+    numbers = {"settings": vars(options), "reasoning_tokens": refinement["reasoning_tokens"], "students": results}
+    print(write_result("refined_sft", numbers).read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -2,12 +2,14 @@
 
     python -m tests.benchmarks.negative_methods
 
-A three-layer Llama learns to compute pairs of additions, subtractions and products step by step, until it is right
-about half of the time. It answers new questions eight times each, its answers are graded, and every method trains an
-adapter from them, with the same steps, batch and learning rate. Greedy answers to held-out questions decide. The
-controls: `nat-zero`, NAT's layers with a negative side of zero; `nat-double`, two LoRAs on right answers; `sft r=64`,
-a plain LoRA with about the trained parameters of NAT. Self-enhancement adds right answers that NAT itself samples to
-the data of `nce`, and right answers that `sft` samples to that of `sft+self`. Seeds differ in everything.
+Two three-layer Llamas learn arithmetic from scratch, and neither to the end: the teacher computes chains of two
+additions, subtractions or products step by step, the student one operation alone, so that it has to learn the chain.
+The teacher answers questions eight times each, its answers are graded, and
+every method trains an adapter of the student from them, with the same steps, batch and learning rate. Greedy answers
+to held-out questions decide. The controls: `nat-zero`, NAT's layers with a negative side of zero; `nat-double`, two
+LoRAs on right answers; `sft r=64`, a plain LoRA with about the trained parameters of NAT. Self-enhancement adds right
+answers that NAT itself samples to the data of `nce`, and right answers that `sft` samples to that of `sft+self`. Seeds
+differ in everything.
 """
 
 import argparse
@@ -41,16 +43,32 @@ T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, by number of se
 
 def problem(chooser):
     """A chain of two operations on numbers: the question, its solution and answer."""
-    value = chooser.randint(2, 99)
-    question, lines = str(value), []
+    return posed(chain(chooser))
+
+
+def single(chooser):
+    """One operation out of such a chain, as a problem of its own."""
+    return posed([chooser.choice(chain(chooser))])
+
+
+def posed(operations):
+    """Operations (value, sign, other, result) as question, solution and answer."""
+    question = str(operations[0][0]) + "".join(f" then {sign}{other}" for _, sign, other, _ in operations)
+    lines = [f"{value}{sign}{other}={result}" for value, sign, other, result in operations]
+    answer = str(operations[-1][-1])
+    return question, "\n".join([*lines, f"#### {answer}"]), answer
+
+
+def chain(chooser):
+    """Two operations, the second on the result of the first."""
+    value, operations = chooser.randint(2, 99), []
     for _ in range(2):
         sign = chooser.choice("+-*")
         other = chooser.randint(2, 9) if sign == "*" else chooser.randint(2, 99)
         result = {"+": value + other, "-": value - other, "*": value * other}[sign]
-        question += f" then {sign}{other}"
-        lines.append(f"{value}{sign}{other}={result}")
+        operations.append((value, sign, other, result))
         value = result
-    return question, "\n".join([*lines, f"#### {value}"]), str(value)
+    return operations
 
 
 def problems(seed, count):
@@ -67,11 +85,11 @@ def save_tokenizer(folder):
     return len(letters)
 
 
-def pretrain(folder, seed, num_steps):
-    """A base model from scratch: full parameters, fresh problems each step."""
+def pretrain(folder, seed, num_steps, make):
+    """A model from scratch: full parameters, fresh problems each step. The loss of the last one."""
     vocab = save_tokenizer(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    torch.manual_seed(seed)
+    torch.manual_seed(random.Random(seed).getrandbits(32))
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocab,
@@ -90,7 +108,7 @@ def pretrain(folder, seed, num_steps):
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=num_steps)
     chooser = random.Random(f"pretrain {seed}")
     for _ in range(num_steps):
-        texts = [f"{question}\n{solution}|" for question, solution, _ in (problem(chooser) for _ in range(64))]
+        texts = [f"{question}\n{solution}|" for question, solution, _ in (make(chooser) for _ in range(64))]
         batch = tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
         loss = model(**batch, labels=labels).loss
@@ -166,14 +184,18 @@ def train(model, method, rows, folder, adapter, num_steps, seed, learning_rate):
 def one_seed(seed, options, root):
     """Accuracies of all methods for one seed, and what the data were like."""
     root.mkdir()
-    base = str(root / "base")
-    loss = pretrain(base, seed, options.pretrain_steps)
+    teacher, base = str(root / "teacher"), str(root / "student")
+    losses = (
+        pretrain(teacher, seed, options.teacher_steps, problem),
+        pretrain(base, f"student {seed}", options.student_steps, single),
+    )
     held_out = problems(f"held out {seed}", options.held_out)
     asked = problems(f"train {seed}", options.questions)
-    rows = graded(base, None, asked, seed, "base")
-    scores = {"base": accuracy(base, None, held_out)}
+    rows = graded(teacher, None, asked, seed, "teacher")
+    scores = {"teacher": accuracy(teacher, None, held_out), "student": accuracy(base, None, held_out)}
     num_right = sum(row["is_right"] for row in rows)
-    facts = {"pretrain_loss": loss, "right": num_right, "wrong": len(rows) - num_right}
+    facts = {"pretrain_losses": losses, "right": num_right, "wrong": len(rows) - num_right}
+    print(f"seed {seed}", scores, facts, flush=True)
     plan = AdapterPlan(r=8, alpha=16.0, dropout=0.05, targets=TARGETS, gate_dim=32)
     folders, sizes = {}, {}
 
@@ -191,11 +213,11 @@ def one_seed(seed, options, root):
     run("sft r=64", "sft", rows, replace(plan, r=64, alpha=128.0))
     run("nat", "nat", rows, replace(plan, negative=folders["negative"]))
     run("nce", "nce", rows, replace(plan, nat=folders["nat"]))
-    for name, teacher in (("sft", "sft"), ("nce", "nat")):
-        more = [row for row in graded(base, folders[teacher], asked, seed + 1000, "self") if row["is_right"]]
+    for name, sampler in (("sft", "sft"), ("nce", "nat")):
+        more = [row for row in graded(base, folders[sampler], asked, seed + 1000, "self") if row["is_right"]]
         known = {(row["question"], row["text"]) for row in rows}
         more = [row for row in more if (row["question"], row["text"]) not in known]
-        facts[f"self_{teacher}"] = len(more)
+        facts[f"self_{sampler}"] = len(more)
         run(f"{name}+self", name, rows + more, replace(plan, nat=folders["nat"]) if name == "nce" else plan)
     return scores, facts, sizes
 
@@ -213,8 +235,9 @@ def interval(values):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pretrain-steps", type=int, default=1400)
-    parser.add_argument("--questions", type=int, default=400)
+    parser.add_argument("--teacher-steps", type=int, default=1600)
+    parser.add_argument("--student-steps", type=int, default=800)
+    parser.add_argument("--questions", type=int, default=800)
     parser.add_argument("--held-out", type=int, default=500)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--learning-rate", type=float, default=1e-3)

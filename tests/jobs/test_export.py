@@ -139,5 +139,5 @@ def test_make_corpus_is_seeded_and_the_verbs_are_listed(tmp_path):
     assert command("jobs.make_corpus", "--rows", 3, "--output", tmp_path / "x.csv").returncode == 2
     listed = command("jobs")
     verbs = [line.split()[0] for line in listed.stdout.splitlines()[2:]]
-    assert verbs == ["export", "grade", "make_corpus", "refine", "report", "sample"]
+    assert verbs == ["export", "grade", "make_corpus", "refine", "report", "sample", "train"]
     assert command("jobs", "wash").returncode == 2

@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 from actors.corpus import Corpus
 from actors.models import encode_prompt, resolve_model
 from actors.storage import Storage
-from algorithms.lessons import Example, Lesson, UnusedRow, View, place, problem_key, read_lessons
+from algorithms.lessons import Example, Lesson, UnusedRow, View, place, problem_key, read_lessons, record_id
 from algorithms.prompts import PromptStyle
 
 SOLUTION_TYPE: Final = pa.struct(
@@ -80,7 +80,8 @@ def _lessons(corpus: Corpus, index: int, prefix: str) -> Iterator[pa.Table]:
         try:
             lessons = [_plain(lesson, prefix) for lesson in read_lessons(record, row_id)]
         except UnusedRow as error:
-            lessons = [{"problem": f"{prefix}{row_id}", "unused": str(error), "id": f"{prefix}{row_id}"}]
+            unused_id = prefix + record_id(record, row_id)
+            lessons = [{"problem": f"{prefix}{row_id}", "unused": str(error), "id": unused_id}]
         block += lessons
         if len(block) >= LESSONS_PER_BLOCK:
             yield pa.Table.from_pylist(block, schema=LESSON_SCHEMA)

@@ -72,8 +72,17 @@ def read_lessons(record: Any, row_id: str) -> list[Lesson]:
         raise UnusedRow("no_columns")
     for columns, read in READERS:
         if all(name in record for name in columns):
-            return read(record, _sound(str(record.get("id") or row_id)))
+            return read(record, record_id(record, row_id))
     raise UnusedRow("no_columns")
+
+
+def record_id(record: Any, row_id: str) -> str:
+    """A record's own id, or else where it stands."""
+    own = str((record.get("id") if isinstance(record, Mapping) else None) or row_id)
+    try:
+        return _sound(own)
+    except UnusedRow:
+        return row_id
 
 
 def _graded(record: Mapping[str, Any], row_id: str) -> list[Lesson]:

@@ -116,7 +116,7 @@ def test_the_digest_recipe_decides_as_the_plain_loop_does(embedded_scorer, gsm8k
     plain = PlainLoop(
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(folder)
     )
-    for chain in gsm8k_chains[:12]:  # the benchmark refine_cost compares 100
+    for chain in gsm8k_chains[:6]:  # the benchmark refine_cost compares 100
         expected = plain.refine(chain.question, chain.steps)
         assert list(drive(embedded_scorer, chain, RECIPES["digest"]).steps) == expected
 

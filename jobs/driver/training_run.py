@@ -1,10 +1,9 @@
 """The second stage of training: Ray Train over the examples, and what it leaves in the run's folder."""
 
 import json
-import signal
 import tempfile
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -90,18 +89,16 @@ def fit(plan: TrainingPlan, workers: Workers, output: Storage, session: str, siz
         dataset_config=DataConfig(datasets_to_split=[]),  # a worker cuts its own part, always the same
     )
     _drop_broken_state(output)
-    interrupt = signal.getsignal(signal.SIGINT)
+    # In a thread: in the main one Ray Train takes Ctrl-C for itself, keeps it, and ends with status 0.
+    pool = ThreadPoolExecutor(1)
     try:
-        result = trainer.fit()
-    except (SystemExit, ray.exceptions.RayActorError):  # how Ray Train ends on SIGINT
-        raise KeyboardInterrupt from None
-    except ray.train.TrainingFailedError as error:
+        result = pool.submit(trainer.fit).result()
+    except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
         raise UserError(
             f"training failed: {_cause(error)}; the same command goes on from the last checkpoint"
         ) from None
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, interrupt)  # Ray Train leaves its own
+        pool.shutdown(wait=False)
     stopped = output / STOPPED_FILE
     if stopped.exists():
         kept = f"the last checkpoint before it is {result.checkpoint.path}" if result.checkpoint else "no checkpoint"

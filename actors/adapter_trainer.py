@@ -165,13 +165,13 @@ class AdapterTrainer(Trainer):
         """Called on all ranks before each optimizer step. Raises NotFinite on all of them or on none."""
         losses, self._tally.losses = self._tally.losses, []
         self._tally.steps += 1
-        model: Any = self.model
-        gradients = [each.grad for each in model.parameters() if each.grad is not None]
-        is_broken = ~torch.nn.utils.get_total_norm(gradients).isfinite()
         bad = torch.stack([~loss.isfinite() for loss, _ in losses])
-        bad = bad | (is_broken & ~bad.any())  # of a finite loss: any row of the step may be the one
         if not self.accelerator.reduce(bad.any().float(), reduction="sum").item():
-            return
+            model: Any = self.model
+            gradients = [each.grad for each in model.parameters() if each.grad is not None]
+            if torch.nn.utils.get_total_norm(gradients).isfinite():  # the same on all ranks
+                return
+            bad = torch.ones_like(bad)  # any row of the step may be the one
         rows = [index for (_, indices), is_bad in zip(losses, bad.tolist(), strict=True) if is_bad for index in indices]
         ids = sorted({self._examples["id"][int(index)].as_py() for index in rows})
         if self.args.world_size > 1:

@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.negative_methods
 
-Two three-layer Llamas learn arithmetic from scratch, and neither to the end: the teacher computes chains of two
-additions, subtractions or products step by step, the student one operation alone, so that it has to learn the chain.
+Two three-layer Llamas learn to compute chains of two additions, subtractions or products step by step, from scratch and
+neither to the end. The student reads them in their order, the teacher backwards, and backwards they are asked: the
+student can compute, but does not know the task.
 The teacher answers questions eight times each, its answers are graded, and
 every method trains an adapter of the student from them, with the same steps, batch and learning rate. Greedy answers
 to held-out questions decide. The controls: `nat-zero`, NAT's layers with a negative side of zero; `nat-double`, two
@@ -41,22 +42,25 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, by number of seeds
 
 
-def problem(chooser):
-    """A chain of two operations on numbers: the question, its solution and answer."""
-    return posed(chain(chooser))
-
-
-def single(chooser):
-    """One operation out of such a chain, as a problem of its own."""
-    return posed([chooser.choice(chain(chooser))])
-
-
-def posed(operations):
-    """Operations (value, sign, other, result) as question, solution and answer."""
+def forwards(chooser):
+    """A problem as the student knows them: question, solution and answer."""
+    operations = chain(chooser)
     question = str(operations[0][0]) + "".join(f" then {sign}{other}" for _, sign, other, _ in operations)
+    return question, *solved(operations)
+
+
+def backwards(chooser):
+    """A problem as it is asked, the last operation first."""
+    operations = chain(chooser)
+    question = "".join(f"{sign}{other} hen " for _, sign, other, _ in reversed(operations)) + str(operations[0][0])
+    return question, *solved(operations)
+
+
+def solved(operations):
+    """Operations (value, sign, other, result) as a solution and its answer."""
     lines = [f"{value}{sign}{other}={result}" for value, sign, other, result in operations]
     answer = str(operations[-1][-1])
-    return question, "\n".join([*lines, f"#### {answer}"]), answer
+    return "\n".join([*lines, f"#### {answer}"]), answer
 
 
 def chain(chooser):
@@ -73,7 +77,7 @@ def chain(chooser):
 
 def problems(seed, count):
     chooser = random.Random(seed)
-    return [problem(chooser) for _ in range(count)]
+    return [backwards(chooser) for _ in range(count)]
 
 
 def save_tokenizer(folder):
@@ -186,8 +190,8 @@ def one_seed(seed, options, root):
     root.mkdir()
     teacher, base = str(root / "teacher"), str(root / "student")
     losses = (
-        pretrain(teacher, seed, options.teacher_steps, problem),
-        pretrain(base, f"student {seed}", options.student_steps, single),
+        pretrain(teacher, seed, options.teacher_steps, backwards),
+        pretrain(base, f"student {seed}", options.student_steps, forwards),
     )
     held_out = problems(f"held out {seed}", options.held_out)
     asked = problems(f"train {seed}", options.questions)
@@ -235,11 +239,11 @@ def interval(values):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--teacher-steps", type=int, default=1600)
-    parser.add_argument("--student-steps", type=int, default=800)
+    parser.add_argument("--teacher-steps", type=int, default=1500)
+    parser.add_argument("--student-steps", type=int, default=2000)
     parser.add_argument("--questions", type=int, default=800)
     parser.add_argument("--held-out", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -3,7 +3,6 @@
 import json
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -64,13 +63,19 @@ def fit(plan: TrainingPlan, workers: Workers, output: Storage, session: str, siz
     from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    class Interruptible(TorchTrainer):
+        """Leaves Ctrl-C to the command, where Ray Train would end with status 0, or with a stack trace."""
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            pass
+
     (output / STOPPED_FILE).delete_file()
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     # Read before the workers start: they may take every CPU there is, and their data would wait for one for ever.
     datasets: dict[str, Any] = {part: training_data.read_part(output, part).materialize() for part in sizes}
     number: Any = workers.least if workers.least == workers.most else (workers.least, workers.most)
     resources = {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}
-    trainer = TorchTrainer(
+    trainer = Interruptible(
         train_worker,
         train_loop_config={"plan": plan, "run": output, "session": session, "sizes": sizes},
         scaling_config=ScalingConfig(
@@ -89,16 +94,12 @@ def fit(plan: TrainingPlan, workers: Workers, output: Storage, session: str, siz
         dataset_config=DataConfig(datasets_to_split=[]),  # a worker cuts its own part, always the same
     )
     _drop_broken_state(output)
-    # In a thread: in the main one Ray Train takes Ctrl-C for itself, keeps it, and ends with status 0.
-    pool = ThreadPoolExecutor(1)
     try:
-        result = pool.submit(trainer.fit).result()
+        result = trainer.fit()
     except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
         raise UserError(
             f"training failed: {_cause(error)}; the same command goes on from the last checkpoint"
         ) from None
-    finally:
-        pool.shutdown(wait=False)
     stopped = output / STOPPED_FILE
     if stopped.exists():
         kept = f"the last checkpoint before it is {result.checkpoint.path}" if result.checkpoint else "no checkpoint"

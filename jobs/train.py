@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -210,6 +210,7 @@ def run(config: TrainConfig) -> int:
         pipeline.begin_session(output, session)
         counts = _examples(config, corpora, output, adapter)
         plan = _plan(config, adapter, counts.train)
+        workers = replace(workers, most=min(most, counts.train))  # one without an example could do nothing
         with Progress(StepsLine(output, plan)):
             stopped = training_run.fit(plan, workers, output, session, counts.sizes)
     if stopped is not None:

@@ -93,7 +93,7 @@ def fit(plan: TrainingPlan, workers: Workers, output: Storage, session: str, siz
         datasets=datasets,
         dataset_config=DataConfig(datasets_to_split=[]),  # a worker cuts its own part, always the same
     )
-    _drop_broken_state(output)
+    drop_broken_state(output)
     try:
         result = trainer.fit()
     except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
@@ -117,7 +117,7 @@ def _cause(error: BaseException) -> str:
     return next((line.strip() for line in reversed(text) if line.strip()), type(error).__name__)
 
 
-def _drop_broken_state(output: Storage) -> None:
+def drop_broken_state(output: Storage) -> None:
     """Ray Train writes down its checkpoints in place: a death in the middle would keep the run from ever going on."""
     snapshot = output / STATE_FOLDER / "checkpoint_manager_snapshot.json"
     try:

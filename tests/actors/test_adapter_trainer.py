@@ -231,13 +231,14 @@ def test_a_gradient_that_is_not_finite_ends_training_too(byte_model, lessons, tm
     assert all(torch.equal(one, other) for one, other in zip(before, trained, strict=True))
 
 
-def test_two_ranks_learn_what_one_does_and_a_base_in_parts_changes_nothing(byte_model, lessons, tmp_path):
-    examples = examples_of(lessons, byte_model, "nt").slice(0, 8)
-    validation = examples_of(lessons, byte_model, "nt", "validation").slice(0, 3)
-    plan = replace(PLAN, dropout=0.0)
+@pytest.mark.parametrize("method", ["nt", "nce"])
+def test_two_ranks_learn_what_one_does_and_a_base_in_parts_changes_nothing(method, byte_model, lessons, nat, tmp_path):
+    examples = examples_of(lessons, byte_model, method).slice(0, 8)
+    validation = examples_of(lessons, byte_model, method, "validation").slice(0, 3)
+    plan = replace(PLAN, dropout=0.0, nat=str(nat.folder / "6") if method == "nce" else None)
     # Every step sees all eight examples, whoever has them: so the steps are the same.
     alone = Run(
-        tmp_path / "alone", byte_model, "nt", examples, plan, validation=validation, num_steps=3, save_every=1,
+        tmp_path / "alone", byte_model, method, examples, plan, validation=validation, num_steps=3, save_every=1,
         micro_batch=2,
     )  # fmt: skip
     (tmp_path / "plan").write_bytes(pickle.dumps(alone.trainer._plan))
@@ -261,7 +262,7 @@ def test_two_ranks_learn_what_one_does_and_a_base_in_parts_changes_nothing(byte_
     told, _ = (rank.communicate(timeout=200)[0] for rank in ranks)
     assert [rank.returncode for rank in ranks] == [0, 0]
     whole, parts = map(json.loads, told.splitlines())
-    for name in ("loss", "grad_norm", "eval_loss", "nll_right", "num_tokens"):
+    for name in ("loss", "grad_norm", "eval_loss", "num_tokens", "beta" if method == "nce" else "nll_right"):
         expected = alone.series(name)
         assert len(expected) == 3
         assert [each[name] for each in whole if name in each] == pytest.approx(expected, rel=1e-4)

@@ -23,7 +23,7 @@ from algorithms.prompts import PromptStyle
 from algorithms.word_problems import generate
 from jobs import sample, train
 from jobs.driver import command as driver_command
-from jobs.driver import inputs, training_data
+from jobs.driver import inputs, training_data, training_run
 from jobs.driver.command import UserError
 from tests.jobs.runs import ROOT, command, records, report
 
@@ -235,6 +235,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(ray_session,
         assert "; no checkpoint" in told
     assert not (output / "adapter").exists()
     assert (output / "report.html").exists()
+
+
+def test_a_list_of_checkpoints_that_was_cut_in_the_middle_is_dropped(tmp_path):
+    run = open_storage(str(tmp_path))
+    training_run.drop_broken_state(run)  # there is none yet
+    file = tmp_path / training_run.STATE_FOLDER / "checkpoint_manager_snapshot.json"
+    file.parent.mkdir()
+    for text, is_kept in (('{"checkpoint_results": []}', True), ('{"checkpoint_res', False)):
+        file.write_text(text)
+        training_run.drop_broken_state(run)
+        assert file.exists() == is_kept
 
 
 def byte_ids(byte_model, text):

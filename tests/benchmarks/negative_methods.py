@@ -4,26 +4,33 @@
 
 Two three-layer Llamas learn to compute chains of two additions, subtractions or products step by step, from scratch and
 neither to the end. The student reads them in their order, the teacher backwards, and backwards they are asked: the
-student can compute, but does not know the task.
-The teacher answers questions eight times each, its answers are graded, and
-every method trains an adapter of the student from them, with the same steps, batch and learning rate. Greedy answers
-to held-out questions decide. The controls: `nat-zero`, NAT's layers with a negative side of zero; `nat-double`, two
-LoRAs on right answers; `sft r=64`, a plain LoRA with about the trained parameters of NAT. Self-enhancement adds right
-answers that NAT itself samples to the data of `nce`, and right answers that `sft` samples to that of `sft+self`. Seeds
-differ in everything.
+student can compute, but does not know the task. The teacher answers questions eight times each, its answers are graded,
+and every method trains an adapter of the student from them, with the same steps, batch and learning rate. Greedy
+answers to held-out questions decide. Seeds differ in everything.
+
+The controls: `nat-zero`, NAT's layers with a negative side of zero; `nat-double`, two LoRAs on right answers; `sft
+r=64`, a plain LoRA with about the trained parameters of NAT. Self-enhancement adds right answers that NAT itself samples
+to the data of `nce`, and right answers that `sft` samples to that of `sft+self`.
+
+What might hide an effect of LoRA_neg varies as well: other learning rates, three times the questions, and `nat, B_n = 0`
+takes the negative side away from a trained NAT to see what it does there.
 """
 
 import argparse
 import asyncio
+import multiprocessing
 import random
+import shutil
 import statistics
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -39,6 +46,8 @@ from tests.benchmarks.measured import write_result
 
 STYLE = PromptStyle("{question}\n")
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+MORE = 3
+OTHER_RATES = (1e-3, 1e-2)
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, by number of seeds
 
 
@@ -185,8 +194,20 @@ def train(model, method, rows, folder, adapter, num_steps, seed, learning_rate):
     return f"{folder}/checkpoint-{num_steps}", trained
 
 
+def without_negative(adapter, folder):
+    """A copy of a trained NAT whose negative side adds nothing."""
+    shutil.copytree(adapter, folder)
+    file = Path(folder) / "adapter_model.safetensors"
+    weights = load_file(file)
+    negative = {name: torch.zeros_like(each) for name, each in weights.items() if name.endswith("nat_negative.B")}
+    assert negative, "an adapter with a negative side"
+    save_file(weights | negative, file, metadata={"format": "pt"})
+    return str(folder)
+
+
 def one_seed(seed, options, root):
-    """Accuracies of all methods for one seed, and what the data were like."""
+    """Accuracies of all methods for one seed, what the data were like, and trained parameters."""
+    torch.set_num_threads(1)
     root.mkdir()
     teacher, base = str(root / "teacher"), str(root / "student")
     losses = (
@@ -194,8 +215,10 @@ def one_seed(seed, options, root):
         pretrain(base, f"student {seed}", options.student_steps, forwards),
     )
     held_out = problems(f"held out {seed}", options.held_out)
-    asked = problems(f"train {seed}", options.questions)
-    rows = graded(teacher, None, asked, seed, "teacher")
+    asked = problems(f"train {seed}", options.questions * MORE)
+    all_rows = graded(teacher, None, asked, seed, "teacher")
+    few = {question for question, _, _ in asked[: options.questions]}
+    rows = [row for row in all_rows if row["question"] in few]
     scores = {"teacher": accuracy(teacher, None, held_out), "student": accuracy(base, None, held_out)}
     num_right = sum(row["is_right"] for row in rows)
     facts = {"pretrain_losses": losses, "right": num_right, "wrong": len(rows) - num_right}
@@ -203,26 +226,36 @@ def one_seed(seed, options, root):
     plan = AdapterPlan(r=8, alpha=16.0, dropout=0.05, targets=TARGETS, gate_dim=32)
     folders, sizes = {}, {}
 
-    def run(name, method, data, adapter):
+    def run(name, method, data, adapter, learning_rate=options.learning_rate):
         started = time.perf_counter()
         folders[name], sizes[name] = train(
-            base, method, data, root / name, adapter, options.steps, seed, options.learning_rate
+            base, method, data, root / name, adapter, options.steps, seed, learning_rate
         )
         scores[name] = accuracy(base, folders[name], held_out)
-        print(f"seed {seed} {name:12} {scores[name]:.3f}  {time.perf_counter() - started:.0f} s", flush=True)
+        print(f"seed {seed} {name:20} {scores[name]:.3f}  {time.perf_counter() - started:.0f} s", flush=True)
 
     run("negative", "negative", rows, plan)
+    over_negative = replace(plan, negative=folders["negative"])
     for name in ("sft", "mix", "nt", "ul", "cl", "nat-zero", "nat-double"):
         run(name, name, rows, plan)
     run("sft r=64", "sft", rows, replace(plan, r=64, alpha=128.0))
-    run("nat", "nat", rows, replace(plan, negative=folders["negative"]))
+    run("nat", "nat", rows, over_negative)
+    scores["nat, B_n = 0"] = accuracy(base, without_negative(folders["nat"], root / "nat without"), held_out)
     run("nce", "nce", rows, replace(plan, nat=folders["nat"]))
     for name, sampler in (("sft", "sft"), ("nce", "nat")):
-        more = [row for row in graded(base, folders[sampler], asked, seed + 1000, "self") if row["is_right"]]
+        few_asked = asked[: options.questions]
+        more = [row for row in graded(base, folders[sampler], few_asked, seed + 1000, "self") if row["is_right"]]
         known = {(row["question"], row["text"]) for row in rows}
         more = [row for row in more if (row["question"], row["text"]) not in known]
         facts[f"self_{sampler}"] = len(more)
         run(f"{name}+self", name, rows + more, replace(plan, nat=folders["nat"]) if name == "nce" else plan)
+    for rate in OTHER_RATES:
+        run(f"sft, rate {rate:g}", "sft", rows, plan, rate)
+        run(f"nat, rate {rate:g}", "nat", rows, over_negative, rate)
+    run(f"negative, questions x{MORE}", "negative", all_rows, plan)
+    over_negative = replace(plan, negative=folders[f"negative, questions x{MORE}"])
+    for name, adapter in (("sft", plan), ("mix", plan), ("nat-zero", plan), ("nat", over_negative)):
+        run(f"{name}, questions x{MORE}", name, all_rows, adapter)
     return scores, facts, sizes
 
 
@@ -241,13 +274,16 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--teacher-steps", type=int, default=1500)
     parser.add_argument("--student-steps", type=int, default=2000)
-    parser.add_argument("--questions", type=int, default=800)
+    parser.add_argument("--questions", type=int, default=1000)
     parser.add_argument("--held-out", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        runs = [one_seed(seed, options, Path(folder) / str(seed)) for seed in range(options.seeds)]
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(options.processes, spawn) as pool:
+        running = [pool.submit(one_seed, seed, options, Path(folder) / str(seed)) for seed in range(options.seeds)]
+        runs = [each.result() for each in running]
     methods = {
         name: {
             "accuracy": interval([scores[name] for scores, _, _ in runs]),

@@ -1,7 +1,6 @@
 """The loop of a Ray Train worker: its shard of the examples, the trainer, checkpoints and metrics.
 
-A checkpoint holds the
-adapter and the state of its training, never the base model.
+A checkpoint holds the adapter and the state of its training, never the base model.
 """
 
 import json

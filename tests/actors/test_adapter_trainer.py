@@ -232,7 +232,7 @@ def test_a_gradient_that_is_not_finite_ends_training_too(byte_model, lessons, tm
 
 
 @pytest.mark.parametrize("method", ["nt", "nce"])
-def test_two_ranks_learn_what_one_does_and_a_base_in_parts_changes_nothing(method, byte_model, lessons, nat, tmp_path):
+def test_two_ranks_are_as_one_and_a_base_in_parts_changes_nothing(method, byte_model, lessons, nat, tmp_path):
     examples = examples_of(lessons, byte_model, method).slice(0, 8)
     validation = examples_of(lessons, byte_model, method, "validation").slice(0, 3)
     plan = replace(PLAN, dropout=0.0, nat=str(nat.folder / "6") if method == "nce" else None)
@@ -259,14 +259,20 @@ def test_two_ranks_learn_what_one_does_and_a_base_in_parts_changes_nothing(metho
         )
         for rank in range(2)
     ]
-    told, _ = (rank.communicate(timeout=200)[0] for rank in ranks)
+    first, second = (rank.communicate(timeout=200)[0].splitlines() for rank in ranks)
     assert [rank.returncode for rank in ranks] == [0, 0]
-    whole, parts = map(json.loads, told.splitlines())
+    whole, parts = map(json.loads, first[:2])
     for name in ("loss", "grad_norm", "eval_loss", "num_tokens", "beta" if method == "nce" else "nll_right"):
         expected = alone.series(name)
         assert len(expected) == 3
         assert [each[name] for each in whole if name in each] == pytest.approx(expected, rel=1e-4)
         assert [each[name] for each in parts if name in each] == pytest.approx(expected, rel=1e-4)
+    # A row of the second rank has no finite loss: both stop, and name it among its micro-batch.
+    assert first[2:] == second
+    _, _, named = second[0].partition("step 1: the loss or its gradient is not finite on a micro-batch of ")
+    of_second = {row["id"] for row in examples.slice(4).to_pylist()}
+    assert examples["id"][4].as_py() in named.split(", ")
+    assert set(named.split(", ")) < of_second
 
 
 def free_port():

@@ -96,7 +96,10 @@ def check_adapter(adapter: str, name: str) -> dict[str, str]:
     weights = folder / "adapter_model.safetensors"
     if not (folder / "adapter_config.json").is_file() or not weights.is_file():
         raise ValueError(f"adapter {adapter!r} has no adapter_config.json with an adapter_model.safetensors beside it")
-    settings = PeftConfig.from_pretrained(str(folder))
+    try:
+        settings = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"adapter {adapter!r}: adapter_config.json cannot be read: {error!r}") from None
     base, kind = settings.base_model_name_or_path, getattr(settings.peft_type, "value", settings.peft_type)
     layers = dict(empty_model(name).named_modules())
     try:

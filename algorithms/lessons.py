@@ -16,12 +16,15 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from algorithms.chains import Chain, answer_step
+from algorithms.row_errors import REASONS, RowError
 from algorithms.sampling import Prompt
 from algorithms.splits import plain_question
 
 # Why a row, or a solution of it, is not trained on.
 UNUSED: Final = MappingProxyType(
     {
+        **{name: REASONS[name] for name in ("invalid_json", "invalid_utf8")},
+        "no_object": "the row is JSON, but no object with columns",
         "no_columns": "the row has none of the sets of columns that are understood",
         "not_text": "a column that must hold text, or messages, does not",
         "empty": "the prompt or the solution is empty",
@@ -67,9 +70,11 @@ class Example:
 
 
 def read_lessons(record: Any, row_id: str) -> list[Lesson]:
-    """The lessons of a row. Raises UnusedRow."""
+    """The lessons of a row, as `Corpus.records` gives it. Raises UnusedRow."""
+    if isinstance(record, RowError):
+        raise UnusedRow(record.reason)
     if not isinstance(record, Mapping):
-        raise UnusedRow("no_columns")
+        raise UnusedRow("no_object")
     for columns, read in READERS:
         if all(name in record for name in columns):
             return read(record, record_id(record, row_id))

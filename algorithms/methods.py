@@ -54,16 +54,19 @@ class LossOptions:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One way to train. `counts` is what its loss is a mean over; `needs` names adapters it begins from.
+    """One way to train. `equation` tells a reader how its metrics make its loss, a mean over what it `counts`.
 
-    Where it `needs_partners`, its view must see all solutions of a question at once.
+    `settings` are those that not all methods have, by the names of their flags; `needs` those that name an adapter
+    it begins from. Where it `needs_partners`, its view must see all solutions of a question at once.
     """
 
     what: str
+    equation: str
     view: View
     build: Callable[[nn.Module, AdapterPlan], PeftModel]
     loss: Callable[[nn.Module, Inputs, LossOptions, NumItems], LossOutput]
     counts: Literal["tokens", "examples"] = "tokens"
+    settings: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     needs_partners: bool = False
 
@@ -201,32 +204,90 @@ RIGHT: Final = singles(True)
 BOTH: Final = singles(True, False)
 NUM_WRONG: Final = 3
 
+LIKELIHOOD: Final = "loss = mean over tokens of -log p; accuracy: how many of them are the likeliest"
+
 METHODS: Final = MappingProxyType(
     {
-        "sft": Method("likelihood of right solutions; on graded samples: CoT KD", RIGHT, build_lora, _likelihood),
+        "sft": Method(
+            "likelihood of right solutions; on graded samples: CoT KD", LIKELIHOOD, RIGHT, build_lora, _likelihood
+        ),
         "orpo": Method(
             "chosen against rejected, or right against wrong, by their odds",
+            "loss = nll_chosen - orpo_lambda * log sigmoid(log_odds_ratio), mean over pairs; nll per token; "
+            "accuracy: in how many the chosen one is likelier",
             against(1, use_rejected=True),
             build_lora,
             _orpo,
             "examples",
+            settings=("orpo_lambda",),
             needs_partners=True,
         ),
-        "negative": Method("likelihood of wrong solutions: LoRA_neg", singles(False), build_lora, _likelihood),
-        "nat": Method("right solutions over a frozen LoRA_neg", RIGHT, build_nat, _likelihood, needs=("negative",)),
-        "nce": Method("NAT distilled into a LoRA", RIGHT, build_student, _negative_calibrated, needs=("nat",)),
-        "mix": Method("likelihood of right and wrong solutions alike", BOTH, build_lora, _likelihood),
-        "nt": Method("likelihood of right minus that of wrong ones", BOTH, build_lora, _negative_training),
-        "ul": Method("likelihood of right, unlikelihood of wrong ones", BOTH, build_lora, _unlikelihood),
+        "negative": Method(
+            "likelihood of wrong solutions: LoRA_neg", LIKELIHOOD, singles(False), build_lora, _likelihood
+        ),
+        "nat": Method(
+            "right solutions over a frozen LoRA_neg",
+            LIKELIHOOD,
+            RIGHT,
+            build_nat,
+            _likelihood,
+            settings=("negative", "gate_dim"),
+            needs=("negative",),
+        ),
+        "nce": Method(
+            "NAT distilled into a LoRA",
+            "loss = 0.5 nll + 0.5 kd, mean over tokens; kd: cross-entropy with the teacher, times 0.5 + beta",
+            RIGHT,
+            build_student,
+            _negative_calibrated,
+            settings=("nat", "kd_direction", "kd_granularity", "kd_temperature", "precompute", "top_k"),
+            needs=("nat",),
+        ),
+        "mix": Method("likelihood of right and wrong solutions alike", LIKELIHOOD, BOTH, build_lora, _likelihood),
+        "nt": Method(
+            "likelihood of right minus that of wrong ones",
+            "loss = nll_right - negative_weight * nll_wrong, sums over the tokens of both, over their number; "
+            "right_tokens: the share of right ones",
+            BOTH,
+            build_lora,
+            _negative_training,
+            settings=("negative_weight",),
+        ),
+        "ul": Method(
+            "likelihood of right, unlikelihood of wrong ones",
+            "loss = nll_right + negative_weight * unlikelihood_wrong, sums over the tokens of both, over their number; "
+            "right_tokens: the share of right ones",
+            BOTH,
+            build_lora,
+            _unlikelihood,
+            settings=("negative_weight",),
+        ),
         "cl": Method(
             "a right one against wrong ones",
+            "loss = info_nce + nll, mean over questions; nll per token; accuracy: how many right ones are likelier "
+            "than every wrong one",
             against(NUM_WRONG),
             build_lora,
             _contrastive,
             "examples",
+            settings=("cl_temperature",),
             needs_partners=True,
         ),
-        "nat-zero": Method("a control: NAT with a negative side of zero", RIGHT, build_nat, _likelihood),
-        "nat-double": Method("a control: NAT with two LoRAs on right solutions", RIGHT, build_double, _likelihood),
+        "nat-zero": Method(
+            "a control: NAT with a negative side of zero",
+            LIKELIHOOD,
+            RIGHT,
+            build_nat,
+            _likelihood,
+            settings=("gate_dim",),
+        ),
+        "nat-double": Method(
+            "a control: NAT with two LoRAs on right solutions",
+            LIKELIHOOD,
+            RIGHT,
+            build_double,
+            _likelihood,
+            settings=("gate_dim",),
+        ),
     }
 )

@@ -22,12 +22,12 @@ import yaml
 from pydantic import Field, model_validator
 
 from actors.engine_protocol import Engine
-from actors.models import adapter_folder, check_adapter, check_model, context_window, end_ids, resolve_model
+from actors.models import check_model, context_window, end_ids, resolve_model
 from actors.records import Totals
 from actors.sampler import Sampler
 from algorithms.prompts import INSTRUCTION, PromptStyle
 from algorithms.sampling import SamplingParams
-from jobs.driver import command, inputs, pipeline
+from jobs.driver import adapters, command, inputs, pipeline
 from jobs.driver.command import UserError
 from jobs.driver.pipeline import Pipeline, PipelineConfig, Stream, resolve_dtype, stream_through_actors
 from jobs.driver.templates import read_template
@@ -197,7 +197,8 @@ def run(config: SampleConfig, make_engine: Callable[[], Engine] | None = None) -
         "sampling": asdict(config.params()),
         "prompt": asdict(style),
     }
-    doing = f"sampling {config.num_samples} answers each from {model['model']}"
+    adapted = f" with {config.adapter}" if config.adapter else ""
+    doing = f"sampling {config.num_samples} answers each from {model['model']}{adapted}"
     return pipeline.run(Pipeline(JOB, config, corpus, identity, doing, stream, _tokens))
 
 
@@ -211,13 +212,13 @@ def _engine(config: SampleConfig, style: PromptStyle) -> tuple[dict[str, Any], S
         remote = MakeOpenAI(config.url, config.model, params, key, config.concurrency, config.patience_hours * 3600)
         return {"model": config.model, "url": config.url}, _through_samplers(config, style, remote)
     dtype = resolve_dtype(config.dtype, config.device)
-    adapter = adapter_folder(config.adapter) if config.adapter else None
     try:
         model: dict[str, Any] = {**check_model(config.model, chat=style.template is None), "dtype": dtype}
-        if adapter is not None:
-            model["adapter"] = check_adapter(adapter, config.model)
     except ValueError as error:
         raise UserError(str(error)) from None
+    adapter = None
+    if config.adapter is not None:
+        adapter, model["adapter"] = adapters.find("--adapter", config.adapter, config.model)
     if config.engine == "vllm":
         model |= {"max_model_len": config.max_model_len, "engine_kwargs": config.engine_kwargs}
         return model, _through_vllm(config, style, adapter, dtype)

@@ -22,32 +22,30 @@ from pydantic import Field, field_validator, model_validator
 from actors.adapter_trainer import TrainingPlan
 from actors.corpus import Corpus
 from actors.ledger import SESSION_FILE
-from actors.models import adapter_folder, check_adapter, check_learnable, check_model, check_targets, empty_model
-from actors.storage import Storage, open_storage
+from actors.models import check_learnable, check_model, check_targets, empty_model
+from actors.storage import Storage
 from algorithms.losses.negative_calibrated import Direction, Granularity
 from algorithms.methods import METHODS, AdapterPlan, LossOptions
 from algorithms.prompts import INSTRUCTION, PromptStyle
-from jobs.driver import cluster, command, inputs, manifest, pipeline, report, training_data, training_run
+from jobs.driver import (
+    adapters,
+    cluster,
+    command,
+    inputs,
+    manifest,
+    model_card,
+    pipeline,
+    report,
+    training_data,
+    training_run,
+)
 from jobs.driver.command import JobConfig, UserError
 from jobs.driver.progress import Progress
 from jobs.driver.templates import read_template
+from jobs.driver.training_report import OWN_SETTINGS
 from jobs.driver.training_run import StepsLine, Workers
 
 JOB: Final = "train"
-NAT_METHODS: Final = ("nat", "nat-zero", "nat-double")
-ONLY_FOR: Final[dict[str, tuple[str, ...]]] = {  # flag -> the methods that know it
-    "negative": ("nat",),
-    "nat": ("nce",),
-    "gate_dim": NAT_METHODS,
-    "negative_weight": ("nt", "ul"),
-    "cl_temperature": ("cl",),
-    "orpo_lambda": ("orpo",),
-    "kd_direction": ("nce",),
-    "kd_granularity": ("nce",),
-    "kd_temperature": ("nce",),
-    "precompute": ("nce",),
-    "top_k": ("nce",),
-}
 FIRST: Final = {  # an adapter that a method begins from -> how to have one
     "negative": "first train one on the wrong solutions of the same data, --method negative",
     "nat": "first train the teacher, --method nat",
@@ -155,11 +153,12 @@ class TrainConfig(JobConfig):
 
     @model_validator(mode="after")
     def _check_together(self) -> "TrainConfig":
-        for name, methods in ONLY_FOR.items():
+        for name in sorted(OWN_SETTINGS.difference(METHODS[self.method].settings)):
             default = type(self).model_fields[name].get_default(call_default_factory=True)
-            if self.method not in methods and getattr(self, name) != default:
+            if getattr(self, name) != default:
                 flag = "--" + name.replace("_", "-")
-                raise ValueError(f"{flag} does nothing with --method {self.method}: it is for {' and '.join(methods)}")
+                owners = " and ".join(owner for owner, method in METHODS.items() if name in method.settings)
+                raise ValueError(f"{flag} does nothing with --method {self.method}: it is for {owners}")
         for name in METHODS[self.method].needs:
             if getattr(self, name) is None:
                 raise ValueError(f"--method {self.method} needs --{name}: {FIRST[name]}")
@@ -206,10 +205,15 @@ def run(config: TrainConfig) -> int:
     least, most = config.worker_range
     workers = Workers(least, most, config.cpus_per_worker or 1, config.gpus_per_worker, config.max_failures)
     with cluster.connect(max(os.cpu_count() or 1, math.ceil(most * workers.cpus)) + READ_SLOTS) as joined:
-        _check_resources(workers, joined)
-        pipeline.begin_session(output, session)
-        counts = _examples(config, corpora, output, adapter)
+        try:
+            _check_resources(workers, joined)
+            pipeline.begin_session(output, session)
+            counts = _examples(config, corpora, output, adapter)
+        except UserError:
+            _take_back(output, record)
+            raise
         plan = _plan(config, adapter, counts.train)
+        print(f"{counts.train:,} examples, {plan.num_steps:,} steps; workers are starting", flush=True)
         workers = replace(workers, most=min(most, counts.train))  # one without an example could do nothing
         with Progress(StepsLine(output, plan)):
             stopped = training_run.fit(plan, workers, output, session, counts.sizes)
@@ -227,24 +231,32 @@ def run(config: TrainConfig) -> int:
     return _close(config, output, record)
 
 
+def _take_back(output: Storage, record: manifest.Manifest) -> None:
+    """A run that was refused as it began has done nothing: the mended command may have its folder."""
+    if len(record.sessions) == 1:
+        (output / training_data.FOLDER).delete_folder()
+        (output / SESSION_FILE).delete_file()
+        (output / manifest.NAME).delete_file()
+
+
 def _identity(config: TrainConfig, corpora: tuple[Corpus, ...]) -> tuple[dict[str, Any], AdapterPlan]:
     """What decides the adapter, and what is added to the model. Raises UserError for what does not fit."""
-    folders = {name: adapter_folder(path) for name in ("negative", "nat") if (path := getattr(config, name))}
-    adapter = AdapterPlan(config.rank, config.alpha, config.dropout, config.targets, config.gate_dim, **folders)
     try:
         model = check_model(config.model, chat=config.template is None)
-        begins = {name: check_adapter(folder, config.model) for name, folder in folders.items()}
         check_targets(config.model, config.targets)
         check_learnable(config.model, config.max_tokens)
     except ValueError as error:
         raise UserError(str(error)) from None
-    for name, folder in folders.items():
-        _check_base(name, folder, begins[name]["base"], model)
+    folders, begins = {}, {}
     for name, kind in (("negative", "LORA"), ("nat", "NAT")):
-        if name in begins and begins[name]["kind"] != kind:
-            raise UserError(
-                f"--{name} {getattr(config, name)} is an adapter of kind {begins[name]['kind']}, not {kind}"
-            )
+        path = getattr(config, name)
+        if path is None:
+            continue
+        folders[name], begins[name] = adapters.find(f"--{name}", path, config.model)
+        if begins[name]["kind"] != kind:
+            raise UserError(f"--{name} {path} is an adapter of kind {begins[name]['kind']}, not {kind}")
+        adapters.check_base(f"--{name}", folders[name], begins[name]["base"], model)
+    adapter = AdapterPlan(config.rank, config.alpha, config.dropout, config.targets, config.gate_dim, **folders)
     try:
         METHODS[config.method].build(empty_model(config.model), adapter)
     except ValueError as error:  # layers that one adapter has and the other has not
@@ -264,20 +276,6 @@ def _identity(config: TrainConfig, corpora: tuple[Corpus, ...]) -> tuple[dict[st
         **begins,
     }
     return identity, adapter
-
-
-def _check_base(name: str, folder: str, base: str, model: dict[str, str]) -> None:
-    """Shapes that fit do not make a base the same. Raises UserError where the adapter's own run says it was another."""
-    trained = manifest.load(open_storage(os.path.dirname(folder)))
-    if trained is None or "model" not in trained.identity:
-        if base != model["model"]:
-            print(f"--{name} {folder} was made for {base}, and fits {model['model']}", file=sys.stderr)
-        return
-    other = trained.identity["model"]
-    if any(other.get(what) != model.get(what) for what in ("architecture", "commit", "files")):
-        raise UserError(
-            f"--{name} {folder} was trained on another base, {other['model']}: its weights are not --model's"
-        )
 
 
 def _style(config: TrainConfig) -> PromptStyle:
@@ -374,7 +372,7 @@ def _check_resources(workers: Workers, joined: cluster.Cluster) -> None:
 def _close(config: TrainConfig, output: Storage, record: manifest.Manifest) -> int:
     """Report, model card, TensorBoard events and summary."""
     facts = report.write_report(output, record)
-    training_run.write_card(output, facts, record.identity)
+    model_card.write(output, facts, record)
     training_run.write_events(output)
     print(report.summary(facts, config.output, record))
     print(f"adapter     {config.output.rstrip('/')}/{training_run.ADAPTER_FOLDER}")

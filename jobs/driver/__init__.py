@@ -15,6 +15,8 @@ report_parts       what the reports of all jobs are made of
 refinement_report  what was removed, what it cost
 sampling_report    how many samples, how long, how they ended
 grading_report     right and wrong, and where the string rule differs
+adapters           the adapters that flags name
+model_card         README.md of an adapter
 training_report    loss curves, and what was not trained on
 plots     small SVG plots in one style
 """

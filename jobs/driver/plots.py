@@ -44,9 +44,12 @@ def whole_ticks(axes: Any) -> None:
 
 
 def whole_ticks_x(axes: Any) -> None:
-    """Only whole numbers on the x axis."""
+    """Only whole numbers on the x axis, also where there is but one."""
     from matplotlib.ticker import MaxNLocator
 
+    low, high = axes.get_xlim()
+    if high - low < 2:
+        axes.set_xlim(round(low + high) / 2 - 1, round(low + high) / 2 + 1)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
 
 

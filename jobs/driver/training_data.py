@@ -67,6 +67,7 @@ def prepare(
     from ray.data import ActorPoolStrategy
 
     folder.delete_folder()
+    folder.make_folder()  # of no rows Ray Data writes no file
     num_files = sum(len(corpus.files) for corpus in corpora)
     with cluster.told_by_actors():
         read: Any = read_files
@@ -114,7 +115,7 @@ def _count(output: Storage) -> ExampleCounts:
     unused: Counter[str] = Counter()
     tokens = 0
     files = _example_files(output)
-    if not files:  # of no rows Ray Data writes none
+    if not files:
         return ExampleCounts(0, 0, 0, {})
     columns = ["part", "unused", "num_tokens"]
     for batch in pa.dataset.dataset(files, filesystem=output.filesystem).to_batches(columns=columns):

@@ -13,6 +13,8 @@ from jobs.driver import manifest, plots, training_data
 from jobs.driver.report_parts import Report
 
 NOT_METRICS: Final = ("step", "time", "epoch", "total_flos", "train_samples_per_second", "train_steps_per_second")
+TITLES: Final = {"grad_norm": "gradient norm, before clipping", "num_tokens": "tokens between two logs"}
+OWN_SETTINGS: Final = {name for method in METHODS.values() for name in method.settings}
 
 
 def build(run: Storage) -> Report:
@@ -31,18 +33,38 @@ def build(run: Storage) -> Report:
         for name, value in line.items()
         if name not in (*NOT_METRICS, "learning_rate", "grad_norm", "num_tokens", "train_runtime", "train_loss")
     }
+    method = METHODS[record.identity["method"]]
+    steps = [line["step"] for line in logged]
+    seen = (steps or [0])[-1] * record.identity["training"]["batch_size"]
     facts = {
         "method": record.identity["method"],
-        "method_is": METHODS[record.identity["method"]].what,
-        "steps": logged[-1]["step"] if logged else 0,
+        "method_is": method.what,
+        "equation": method.equation,
+        "data": list(record.config["data"]),
+        "steps": steps[-1] if steps else 0,
+        "passes": seen / examples["train"] if examples["train"] else 0.0,
+        "metrics_of": _interval(steps),
         "metrics": {name: round(value, 6) for name, value in last.items()},
         "examples": examples,
         "tokens_per_second": _rate(logged),
     }
     drawn = {"loss": _curves(lines, ("loss", "eval_loss"))}
     names = sorted({name for line in logged for name in line} - {*NOT_METRICS, "loss"})
-    others = {name: _curves(logged, (name,)) for name in names}
-    return Report("training_report.html.j2", facts, drawn, {"curves": others, "unused_means": UNUSED})
+    others = {TITLES.get(name, name.replace("_", " ")): _curves(logged, (name,)) for name in names}
+    shown = {"curves": others, "unused_means": UNUSED, "settings": settings(record.identity)}
+    return Report("training_report.html.j2", facts, drawn, shown)
+
+
+def settings(identity: dict[str, Any]) -> dict[str, Any]:
+    """What of a run's settings had a part in it."""
+    own = METHODS[identity["method"]].settings
+    all_of = {**identity["adapter"], **identity["loss"], **identity["training"]}
+    other_length = "epochs" if all_of["max_steps"] else "max_steps"
+    return {
+        name: value
+        for name, value in all_of.items()
+        if name != other_length and (name in own or name not in OWN_SETTINGS)
+    }
 
 
 def summary(facts: dict[str, Any]) -> list[str]:
@@ -52,8 +74,17 @@ def summary(facts: dict[str, Any]) -> list[str]:
     return [
         f"examples    {examples['train']:,} to train on, {examples['validation']:,} to validate on",
         *(f"              {count:,} not used: {reason}" for reason, count in examples["unused"].items()),
-        f"steps       {facts['steps']:,}: {metrics}",
+        f"steps       {facts['steps']:,}, {facts['passes']:.3g} passes over the examples",
+        f"              {facts['metrics_of']}: {metrics}",
     ]
+
+
+def _interval(steps: list[int]) -> str:
+    """Which steps the last metrics are a mean of, given those that were logged."""
+    if not steps:
+        return "no step"
+    first, last = ([0, *steps][-2] + 1, steps[-1])
+    return f"step {last:,}" if first == last else f"steps {first:,} to {last:,}"
 
 
 def _rate(logged: list[dict[str, Any]]) -> float | None:

@@ -155,38 +155,3 @@ def write_events(output: Storage) -> None:
         events.make_folder()
         for file in Path(folder).iterdir():
             (events / file.name).write_bytes(file.read_bytes())
-
-
-def write_card(output: Storage, facts: dict[str, Any], identity: dict[str, Any]) -> None:
-    """README.md of the adapter: what it is, from what, and how it was trained."""
-    model, examples, last = identity["model"], facts["examples"], facts["metrics"]
-    lines = [
-        "---",
-        "library_name: peft",
-        f"base_model: {model['model']}",
-        "---",
-        "",
-        f"# {identity['method']}: an adapter for {model['model']}",
-        "",
-        f"Trained by Sluice: {facts['method_is']}. {facts['steps']:,} steps over {examples['train']:,} examples.",
-        "",
-        "| | |",
-        "|---|---|",
-        *(f"| data {number} | {data['files']} files, digest {data['digest']} |"
-          for number, data in enumerate(identity["data"])),
-        *(f"| begins from {name} | {identity[name]['base']}, digest {identity[name]['files']} |"
-          for name in ("negative", "nat") if identity.get(name)),
-        *(f"| {name} | {value} |" for name, value in last.items()),
-        "",
-        "## Settings",
-        "",
-        "```json",
-        json.dumps({name: identity[name] for name in ("adapter", "loss", "training", "prompt")}, indent=2),
-        "```",
-        "",
-        "```",
-        str(facts["command"]),
-        "```",
-        "",
-    ]  # fmt: skip
-    (output / ADAPTER_FOLDER / "README.md").write_bytes("\n".join(lines).encode())

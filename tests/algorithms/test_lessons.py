@@ -3,6 +3,7 @@
 import pytest
 
 from algorithms.lessons import UNUSED, Lesson, UnusedRow, against, place, problem_key, read_lessons, singles
+from algorithms.row_errors import RowError
 
 GRADED = {
     "id": "p#0",
@@ -76,7 +77,10 @@ def test_exports_are_lessons(row, expected):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (None, "no_columns"),
+        (RowError("invalid_json", "cut"), "invalid_json"),
+        (RowError("invalid_utf8", "byte 3 of the line"), "invalid_utf8"),
+        (None, "no_object"),
+        ([1, 2], "no_object"),
         ({"text": "A"}, "no_columns"),
         (GRADED | {"status": "quarantined"}, "quarantined"),
         (GRADED | {"correct": None}, "not_graded"),

@@ -9,11 +9,11 @@ and every method trains an adapter of the student from them, with the same steps
 answers to held-out questions decide. Seeds differ in everything.
 
 The controls: `nat-zero`, NAT's layers with a negative side of zero; `nat-double`, two LoRAs on right answers; `sft
-r=64`, a plain LoRA with about the trained parameters of NAT. Self-enhancement adds right answers that NAT itself samples
-to the data of `nce`, and right answers that `sft` samples to that of `sft+self`.
+r=64`, a plain LoRA with about the trained parameters of NAT. Self-enhancement adds right answers that NAT itself
+samples to the data of `nce`, and right answers that `sft` samples to that of `sft+self`.
 
-What might hide an effect of LoRA_neg varies as well: other learning rates, three times the questions, and `nat, B_n = 0`
-takes the negative side away from a trained NAT to see what it does there.
+What might hide an effect of LoRA_neg varies as well: other learning rates, three times the questions, and `nat, B_n =
+0` takes the negative side away from a trained NAT to see what it does there.
 """
 
 import argparse
@@ -228,9 +228,7 @@ def one_seed(seed, options, root):
 
     def run(name, method, data, adapter, learning_rate=options.learning_rate):
         started = time.perf_counter()
-        folders[name], sizes[name] = train(
-            base, method, data, root / name, adapter, options.steps, seed, learning_rate
-        )
+        folders[name], sizes[name] = train(base, method, data, root / name, adapter, options.steps, seed, learning_rate)
         scores[name] = accuracy(base, folders[name], held_out)
         print(f"seed {seed} {name:20} {scores[name]:.3f}  {time.perf_counter() - started:.0f} s", flush=True)
 

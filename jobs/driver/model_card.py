@@ -39,7 +39,7 @@ def write(output: Storage, facts: dict[str, Any], record: Manifest) -> None:
         "",
         "| | |",
         "|---|---|",
-        *(f"| data | {path}: {data['files']} files, digest {data['digest']} |"
+        *(f"| data | {path}, digest {data['digest']} |"
           for path, data in zip(record.config["data"], identity["data"], strict=True)),
         *(f"| begins from {name} | {record.config[name]}, digest {identity[name]['files']} |"
           for name in method.needs),

@@ -34,8 +34,7 @@ def corpora(refined):
         chosen = sorted(random.Random(record["id"]).sample(range(len(steps) - 1), kept - 1))
         solutions = steps, record["refined_steps"], [*(steps[number] for number in chosen), steps[-1]]
         for rows, solution in zip(found.values(), solutions, strict=True):
-            text = record["joiner"].join([*solution, f"#### {record['answer']}"])
-            row = {"id": record["id"], "question": record["question"], "rationale": text}
+            row = {"id": record["id"], "question": record["question"], "rationale": record["joiner"].join(solution)}
             rows.append(row | {"status": "right", "correct": True})
     return found
 

@@ -78,7 +78,7 @@ def check_model(name: str, *, offsets: bool = False, chat: bool = False) -> dict
 
 def adapter_folder(path: str) -> str:
     """The adapter's own folder: `path`, or what a run of jobs.train at `path` has left."""
-    folder = Path(path).expanduser().resolve()
+    folder = Path(os.path.expanduser(path)).resolve()
     return str(folder / "adapter" if (folder / "adapter" / "adapter_config.json").is_file() else folder)
 
 
@@ -94,11 +94,13 @@ def check_adapter(adapter: str, name: str) -> dict[str, str]:
 
     folder = Path(adapter)
     weights = folder / "adapter_model.safetensors"
+    if not folder.is_dir():
+        raise ValueError(f"adapter folder {adapter!r} does not exist")
     if not (folder / "adapter_config.json").is_file() or not weights.is_file():
         raise ValueError(f"adapter {adapter!r} has no adapter_config.json with an adapter_model.safetensors beside it")
     try:
         settings = PeftConfig.from_pretrained(str(folder))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"adapter {adapter!r}: adapter_config.json cannot be read: {error!r}") from None
     base, kind = settings.base_model_name_or_path, getattr(settings.peft_type, "value", settings.peft_type)
     layers = dict(empty_model(name).named_modules())

@@ -28,6 +28,11 @@ class Storage:
         """Whether there is a file or folder."""
         return self.filesystem.get_file_info(self.path).type != fs.FileType.NotFound
 
+    def names(self) -> list[str]:
+        """The names of the files and folders in this folder; none if there is no such folder."""
+        found = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+        return sorted(info.base_name for info in found)
+
     def files(self, recursive: bool = False) -> list[fs.FileInfo]:
         """The files in this folder, by path; none if there is no such folder."""
         selector = fs.FileSelector(self.path, allow_not_found=True, recursive=recursive)

@@ -54,10 +54,10 @@ class LossOptions:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One way to train. `equation` tells a reader how its metrics make its loss, a mean over what it `counts`.
+    """One way to train. `equation` tells a reader what its metrics are; its loss is a mean over what it `counts`.
 
-    `settings` are those that not all methods have, by the names of their flags; `needs` those that name an adapter
-    it begins from. Where it `needs_partners`, its view must see all solutions of a question at once.
+    `settings` are those that not all methods have, by the names of their flags; so are `needs`, which name adapters
+    that it begins from. Where it `needs_partners`, its view must see all solutions of a question at once.
     """
 
     what: str
@@ -69,6 +69,11 @@ class Method:
     settings: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     needs_partners: bool = False
+
+    @property
+    def own_settings(self) -> tuple[str, ...]:
+        """The settings that not all methods have."""
+        return (*self.needs, *self.settings)
 
     def num_items(self, inputs: Inputs) -> int:
         """How many items a micro-batch adds to the mean."""
@@ -204,7 +209,7 @@ RIGHT: Final = singles(True)
 BOTH: Final = singles(True, False)
 NUM_WRONG: Final = 3
 
-LIKELIHOOD: Final = "loss = mean over tokens of -log p; accuracy: how many of them are the likeliest"
+LIKELIHOOD: Final = "loss = mean over tokens of -log p; accuracy: the share of them that are the likeliest"
 
 METHODS: Final = MappingProxyType(
     {
@@ -214,7 +219,7 @@ METHODS: Final = MappingProxyType(
         "orpo": Method(
             "chosen against rejected, or right against wrong, by their odds",
             "loss = nll_chosen - orpo_lambda * log sigmoid(log_odds_ratio), mean over pairs; nll per token; "
-            "accuracy: in how many the chosen one is likelier",
+            "accuracy: the share in which the chosen one is likelier",
             against(1, use_rejected=True),
             build_lora,
             _orpo,
@@ -231,16 +236,17 @@ METHODS: Final = MappingProxyType(
             RIGHT,
             build_nat,
             _likelihood,
-            settings=("negative", "gate_dim"),
+            settings=("gate_dim",),
             needs=("negative",),
         ),
         "nce": Method(
             "NAT distilled into a LoRA",
-            "loss = 0.5 nll + 0.5 kd, mean over tokens; kd: cross-entropy with the teacher, times 0.5 + beta",
+            "loss = 0.5 nll + 0.5 kd, mean over tokens; kd: cross-entropy with the teacher, both at kd_temperature, "
+            "times its square and 0.5 + beta",
             RIGHT,
             build_student,
             _negative_calibrated,
-            settings=("nat", "kd_direction", "kd_granularity", "kd_temperature", "precompute", "top_k"),
+            settings=("kd_direction", "kd_granularity", "kd_temperature", "precompute", "top_k"),
             needs=("nat",),
         ),
         "mix": Method("likelihood of right and wrong solutions alike", LIKELIHOOD, BOTH, build_lora, _likelihood),
@@ -264,8 +270,8 @@ METHODS: Final = MappingProxyType(
         ),
         "cl": Method(
             "a right one against wrong ones",
-            "loss = info_nce + nll, mean over questions; nll per token; accuracy: how many right ones are likelier "
-            "than every wrong one",
+            "loss = info_nce + nll, mean over right solutions; info_nce of log-likelihoods per token over "
+            "cl_temperature; accuracy: the share that is likelier than every wrong one",
             against(NUM_WRONG),
             build_lora,
             _contrastive,
@@ -291,3 +297,4 @@ METHODS: Final = MappingProxyType(
         ),
     }
 )
+OWN_SETTINGS: Final = frozenset(name for method in METHODS.values() for name in method.own_settings)

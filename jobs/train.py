@@ -24,7 +24,7 @@ from actors.adapter_trainer import TrainingPlan
 from actors.complaint import Complaint
 from actors.corpus import Corpus
 from actors.ledger import SESSION_FILE, check_session
-from actors.models import check_learnable, check_model, check_targets, empty_model
+from actors.models import ADAPTER_FOLDER, check_learnable, check_model, check_targets, empty_model
 from actors.storage import Storage
 from actors.training import METRICS_FILE
 from algorithms.losses.negative_calibrated import Direction, Granularity
@@ -207,13 +207,15 @@ def run(config: TrainConfig) -> int:
     least, most = config.worker_range
     workers = Workers(least, most, config.cpus_per_worker or 1, config.gpus_per_worker, config.max_failures)
     with cluster.connect(max(os.cpu_count() or 1, math.ceil(most * workers.cpus)) + READ_SLOTS) as joined:
+        _check_resources(workers, joined)
+        pipeline.begin_session(output, session)
         try:
-            pipeline.begin_session(output, session)
-            _check_resources(workers, joined)
             counts = _examples(config, corpora, output, adapter)
         except UserError:
             _take_back(output, session)
             raise
+        if counts.train < least:
+            raise UserError(f"{least} workers want an example each, and there are {counts.train}: lower --num-workers")
         plan = _plan(config, adapter, counts.train)
         print(f"{counts.train:,} examples, {plan.num_steps:,} steps; workers are starting", flush=True)
         workers = replace(workers, most=min(most, counts.train))  # one without an example could do nothing
@@ -234,7 +236,7 @@ def run(config: TrainConfig) -> int:
 
 
 def _take_back(output: Storage, session: str) -> None:
-    """A run that is refused before it trains has done nothing: the mended command may have its folder."""
+    """A run without examples has done nothing: the mended command, on other data, may have its folder."""
     of_training = METRICS_FILE, training_run.STATE_FOLDER
     with contextlib.suppress(OSError, Complaint):
         check_session(output, session)
@@ -323,9 +325,6 @@ def _examples(
             "num_gpus": config.gpus_per_worker or None,
         }
     counts = training_data.prepare(corpora, plan, output, teach)
-    least, _ = config.worker_range
-    if 0 < counts.train < least:
-        raise UserError(f"{least} workers want an example each, and there are {counts.train}: lower --num-workers")
     if counts.train == 0:
         why = ", ".join(f"{count:,} {reason}" for reason, count in counts.unused.items()) or "no rows"
         raise UserError(
@@ -381,7 +380,7 @@ def _close(config: TrainConfig, output: Storage, record: manifest.Manifest) -> i
     model_card.write(output, facts, record)
     training_run.write_events(output)
     print(report.summary(facts, config.output, record))
-    print(f"adapter     {config.output.rstrip('/')}/{training_run.ADAPTER_FOLDER}")
+    print(f"adapter     {config.output.rstrip('/')}/{ADAPTER_FOLDER}")
     return 0
 
 

@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks a hub
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has its children ignore it
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 

@@ -3,11 +3,10 @@
 import os
 import sys
 
-from actors.models import adapter_folder, check_adapter
+from actors.models import ADAPTER_FOLDER, adapter_folder, check_adapter
 from actors.storage import open_storage
 from jobs.driver import manifest
 from jobs.driver.command import UserError
-from jobs.driver.training_run import ADAPTER_FOLDER
 
 
 def find(flag: str, path: str, model: str) -> tuple[str, dict[str, str]]:

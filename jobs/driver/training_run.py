@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.adapter_trainer import TrainingPlan
+from actors.models import ADAPTER_FOLDER
 from actors.storage import Storage
 from actors.training import METRICS_FILE, STOPPED_FILE, read_metrics, train_worker
 from jobs.driver import training_data
 from jobs.driver.command import UserError
 from jobs.driver.progress import clock
 
-ADAPTER_FOLDER: Final = "adapter"
 EVENTS_FOLDER: Final = "tensorboard"
 STATE_FOLDER: Final = "_train"
 CONFIG_FILE: Final = "adapter_config.json"

@@ -15,11 +15,13 @@ samples to the data of `nce`, and right answers that `sft` samples to that of `s
 What might hide an effect of LoRA_neg varies as well: other learning rates, three times the questions, and `nat, B_n =
 0` takes the negative side away from a trained NAT to see what it does there.
 
-Models and adapters stay in the folder, and the same command goes on where it was stopped.
+Models and adapters stay in the folder, and the same command goes on where it was stopped; a folder takes one set of
+settings.
 """
 
 import argparse
 import asyncio
+import json
 import multiprocessing
 import random
 import shutil
@@ -279,6 +281,12 @@ def main():
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
+    settings = {name: value for name, value in vars(options).items() if name not in ("folder", "seeds", "processes")}
+    made_with = options.folder / "settings.json"
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if made_with.exists() and json.loads(made_with.read_text()) != settings:
+        parser.error(f"{options.folder} holds adapters made with {made_with.read_text()}: choose another folder")
+    made_with.write_text(json.dumps(settings))
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.processes, spawn) as pool:
         running = [pool.submit(one_seed, seed, options, options.folder / str(seed)) for seed in range(options.seeds)]
@@ -292,7 +300,6 @@ def main():
         }
         for name in runs[0][0]
     }
-    settings = {name: value for name, value in vars(options).items() if name != "folder"}
     numbers = {"settings": settings, "data": [facts for _, facts, _ in runs], "methods": methods}
     print(write_result("negative_methods", numbers).read_text())
 

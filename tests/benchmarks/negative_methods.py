@@ -300,7 +300,11 @@ def main():
         }
         for name in runs[0][0]
     }
-    numbers = {"settings": settings, "data": [facts for _, facts, _ in runs], "methods": methods}
+    numbers = {
+        "settings": settings | {"seeds": options.seeds},
+        "data": [facts for _, facts, _ in runs],
+        "methods": methods,
+    }
     print(write_result("negative_methods", numbers).read_text())
 
 

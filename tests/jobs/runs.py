@@ -4,6 +4,7 @@ import functools
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from actors.records import RecordStore
@@ -50,3 +51,12 @@ def write_problems(path, count, **columns):
             row = {"question": f"#{index} {problem.question}", "steps": problem.steps, "answer": problem.answer}
             lines.write(json.dumps(row | columns) + "\n")
     return path
+
+
+def wait_for(condition, job=None, seconds=240):
+    """Wait until it holds; fail when the job ends before, or the time does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert job is None or job.poll() is None, "the job ended too early"
+        assert time.monotonic() < deadline, f"not in {seconds} s"
+        time.sleep(0.05)

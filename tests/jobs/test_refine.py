@@ -18,7 +18,7 @@ import pytest
 from jobs import refine
 from jobs.driver import command as driver_command
 from jobs.driver.command import UserError
-from tests.jobs.runs import ROOT, command, records, refine_with_table, report, write_problems
+from tests.jobs.runs import ROOT, command, records, refine_with_table, report, wait_for, write_problems
 from tests.table_scorer import POISON
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -253,15 +253,6 @@ def test_a_job_that_is_stopped_says_one_line_and_goes_on_later(tmp_path, stop):
 
 def committed(run):
     return list((run / "rows").glob("*.parquet")) if (run / "rows").exists() else []
-
-
-def wait_for(condition, job, seconds=120):
-    for _ in range(seconds * 10):
-        if condition():
-            return
-        assert job.poll() is None, "the job ended before it could be killed"
-        time.sleep(0.1)
-    raise AssertionError("the job made no progress")
 
 
 def kill_all(job):

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -26,7 +25,7 @@ from jobs import sample, train
 from jobs.driver import command as driver_command
 from jobs.driver import inputs, model_card, training_data, training_run
 from jobs.driver.command import UserError
-from tests.jobs.runs import ROOT, command, records, report
+from tests.jobs.runs import ROOT, command, records, report, wait_for
 
 TEMPLATE = "Q: {question}\nA: "
 LONGER = {"max_steps": 12, "dropout": 0.2}
@@ -207,8 +206,8 @@ def test_a_run_that_is_killed_and_then_interrupted_ends_with_the_same_adapter(li
             stderr=subprocess.PIPE,
             text=True,
         )
-        wait_for(lambda: len(sessions(output)) == session)
-        wait_for(lambda: max(steps_logged(output, sessions(output)[-1]["started_at"]), default=0) >= 3)
+        wait_for(lambda: len(sessions(output)) == session, job)
+        wait_for(lambda: max(steps_logged(output, sessions(output)[-1]["started_at"]), default=0) >= 3, job)
         return job
 
     job = begin(1)
@@ -226,13 +225,6 @@ def test_a_run_that_is_killed_and_then_interrupted_ends_with_the_same_adapter(li
     assert max((expected[key] - found[key]).abs().max().item() for key in expected) < 1e-5
     assert steps_logged(output) == list(range(1, 13))
     assert report(output)["sessions"] == 3
-
-
-def wait_for(condition, seconds=240):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {seconds} s"
-        time.sleep(0.05)
 
 
 def sessions(output):
@@ -363,10 +355,13 @@ def test_a_refused_run_leaves_its_folder_to_the_mended_command(ray_session, byte
     assert (tmp_path / "mine" / "examples").exists()
 
 
-def test_elastic_workers_are_no_more_than_examples(ray_session, byte_model, tmp_path):
+def test_workers_are_no_more_than_examples(ray_session, byte_model, tmp_path):
     file = tmp_path / "two.jsonl"
     file.write_text("".join(json.dumps({"prompt": "Q", "completion": text}) + "\n" for text in "AB"))
-    assert run("sft", str(file), byte_model, tmp_path / "run", num_workers="1:5", cpus_per_worker=0.25) == 0
+    few_cpus = {"cpus_per_worker": 0.25}
+    with pytest.raises(UserError, match="3 workers want an example each, and there are 2: lower --num-workers"):
+        run("sft", str(file), byte_model, tmp_path / "run", num_workers="3", **few_cpus)
+    assert run("sft", str(file), byte_model, tmp_path / "run", num_workers="1:5", **few_cpus) == 0
     assert steps_logged(tmp_path / "run") == [1, 2, 3, 4]
 
 
@@ -389,5 +384,3 @@ def test_data_without_a_wrong_sample_says_what_is_missing(ray_session, byte_mode
     file.write_text(json.dumps({"prompt": "Q", "completion": "A"}) + "\n")
     with pytest.raises(UserError, match=r"nothing for --method negative \(likelihood of wrong.*1 not_asked_for"):
         run("negative", str(file), byte_model, tmp_path / "run")
-    with pytest.raises(UserError, match="2 workers want an example each, and there are 1"):
-        run("sft", str(file), byte_model, tmp_path / "few", num_workers="2")

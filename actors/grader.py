@@ -1,40 +1,35 @@
-"""Grades sampled solutions in a Ray actor, in processes of its own that it kills when they take too long.
+"""Grades sampled solutions in a Ray actor, in processes that it kills when they take too long.
 
-A problem's samples are graded by one call. When that exceeds the limit, dies or runs out of memory, each
-sample is graded by a call of its own: the one at fault costs its limit and gets no grade, the others do.
+One call grades all samples of a problem. If that call exceeds its limit, dies or runs out of memory, each sample gets a
+call of its own. The sample at fault costs its limit and gets no grade; the others do.
 """
 
-import asyncio
-import multiprocessing
-from concurrent.futures import Future
 from typing import Any, Final
 
-import pebble
 import pyarrow as pa
-from pebble import ProcessExpired, ProcessPool
 
-from actors import grading_process
-from actors.grading_process import Sample
-from actors.ledger import Ledger, Row
-from actors.record_kinds import GRADING
-from actors.storage import Storage
+from actors.errors import CallCrashed, CallTimedOut
+from actors.processes import grading
+from actors.processes.grading import Sample
+from actors.processes.pool import KillablePool
+from actors.runs.folder import RunFolder
+from actors.runs.ledger import Ledger, Row
+from actors.runs.record_kinds import GRADING, SAMPLE_FACTS
 from algorithms.splits import split_of
 
-CARRIED: Final = ("origin", "given_correct", "num_tokens", "finish_reason", "mean_logprob")
-TASKS_PER_PROCESS: Final = 1000  # SymPy's caches grow
-KILL_AFTER_SECONDS: Final = 0.2  # SymPy in C does not hear SIGTERM, and the pool waits for it
+CARRIED: Final = ("origin", "given_correct", *(name for name, _ in SAMPLE_FACTS))  # from the sample to its record
 STATUS: Final = {True: "right", False: "wrong", None: "unknown"}
 
 
 class Grader:
-    """The callable that Ray Data runs: a batch of problems in, how many rows it had out.
+    """The worker of `jobs.grade`: a batch of problems in, the number of rows out.
 
-    `fractions` and `seed` are those of `algorithms.splits`. Records go to `run/rows`.
+    `fractions` and `seed` are those of `algorithms.splits`. Records go to the run's `rows`.
     """
 
     def __init__(
         self,
-        run: Storage,
+        run: RunFolder,
         session: str,
         num_processes: int,
         limit_seconds: float,
@@ -45,63 +40,38 @@ class Grader:
         self._limit_seconds = limit_seconds
         self._fractions = fractions
         self._seed = seed
-        # A fork of this process would carry Ray's threads in an unknown state. The server imports once, and a
-        # process that was killed has a successor within milliseconds.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["actors.grading_process", "algorithms.answers.equivalence", "math_verify"])
-        pebble.CONSTS.term_timeout = KILL_AFTER_SECONDS
-        self._pool = ProcessPool(
-            max_workers=num_processes,
-            max_tasks=TASKS_PER_PROCESS,
-            context=context,
-            initializer=grading_process.prepare,
-        )
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._pool = KillablePool(num_processes, grading.PRELOAD, grading.prepare)
 
     async def __call__(self, table: pa.Table) -> pa.Table:
         """Grade and commit one batch."""
-        return await self._ledger.process(table, self._begin)
-
-    def _begin(self, rows: list[Row]) -> None:
-        for row in rows:
-            task = asyncio.create_task(self._grade(row))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        return await self._ledger.process(table, self._grade)
 
     async def _grade(self, row: Row) -> None:
-        try:
-            texts = [
-                (index, sample["text"], row["last_number"] and sample["finish_reason"] != "length")
-                for index, sample in enumerate(row["samples"])
-                if sample["text"] is not None
-            ]
-            grades = await self._grade_samples(row, texts)
-            records = [self._record(row, index, grades.get(index)) for index in range(len(row["samples"]))]
-            self._ledger.finish(row, *records)
-        except BaseException as error:
-            await self._ledger.fail(error)
-            raise
+        texts = [
+            (index, sample["text"], row["last_number"] and sample["finish_reason"] != "length")
+            for index, sample in enumerate(row["samples"])
+            if sample["text"] is not None
+        ]
+        grades = await self._grade_samples(row, texts)
+        records = [self._record(row, index, grades.get(index)) for index in range(len(row["samples"]))]
+        self._ledger.finish(row, *records)
 
     async def _grade_samples(self, row: Row, samples: list[Sample]) -> dict[int, dict[str, Any]]:
         if not samples:
             return {}
-        arguments = (row["question"], row["answer"], samples, self._limit_seconds)
-        future: Future[list[tuple[int, dict[str, Any]]]] = self._pool.schedule(
-            grading_process.grade_samples, args=arguments, timeout=self._limit_seconds
-        )
+        arguments = (row["question"], row["answer"], samples)
         try:
-            grades = await asyncio.wrap_future(future)
-            return dict(grades)
-        except TimeoutError:
-            fault = f"timeout: {self._limit_seconds:g} s"
+            return dict(await self._pool.call(grading.grade_samples, *arguments, limit_seconds=self._limit_seconds))
+        except CallTimedOut as error:
+            reason = f"timeout: {error}"
         except MemoryError:
-            fault = "out_of_memory"
-        except ProcessExpired as death:
-            fault = f"crashed: exit code {death.exitcode}"
+            reason = "out_of_memory"
+        except CallCrashed as error:
+            reason = f"crashed: {error}"
         if len(samples) == 1:
-            return {samples[0][0]: {"reason": fault}}
-        alone = [await self._grade_samples(row, [sample]) for sample in samples]
-        return {index: grade for each in alone for index, grade in each.items()}
+            return {samples[0][0]: {"reason": reason}}
+        one_by_one = [await self._grade_samples(row, [sample]) for sample in samples]
+        return {index: grade for each in one_by_one for index, grade in each.items()}
 
     def _record(self, row: Row, index: int, grade: dict[str, Any] | None) -> Row:
         sample = row["samples"][index]

@@ -1,9 +1,9 @@
 """Refines rows in a Ray actor: many refinements at once, one scorer kept busy.
 
-Every row is a generator (`algorithms.refinement.refine`) that waits for perplexities. The requests that wait,
-of all batches in flight, are packed into one forward pass under the scorer's token budget; while a pass runs
-the answers of the one before are handed out and their next requests made ready. New rows are started only
-when those at work cannot fill a pass, so that rows finish, and are committed, early.
+Every row is a generator (`algorithms.refinement.refine`) that waits for perplexities. The waiting requests of all
+batches in flight are packed into one forward pass under the scorer's token budget. While a pass runs, the answers of
+the pass before are handed out and the next requests prepared. New rows start only when those at work cannot fill a
+pass, so that rows finish, and are committed, early.
 """
 
 import asyncio
@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
-from actors.ledger import Ledger, Row, check_session
-from actors.record_kinds import REFINEMENT
-from actors.scorer_protocol import Scored, Scorer, ScoringTask
-from actors.storage import Storage
+from actors.runs.folder import RunFolder
+from actors.runs.ledger import Ledger, Row
+from actors.runs.record_kinds import REFINEMENT
+from actors.runs.session import check_session
+from actors.scoring.protocol import Scored, Scorer, ScoringTask
 from algorithms.chains import Chain
 from algorithms.refinement import Policy, Refinement, Reply, Request, ScoreRequest, refine
 from algorithms.row_errors import RowError
@@ -25,7 +26,7 @@ from algorithms.row_errors import RowError
 
 @dataclass(eq=False, slots=True)
 class _Work:
-    """A row on its way. `task` is its latest request; before the first one the row has not begun."""
+    """A row in progress. `task` is its latest request, None before the first."""
 
     row: Row
     generator: Generator[Request, Reply, Refinement]
@@ -36,13 +37,13 @@ class _Work:
 
 
 class Refiner:
-    """The callable that Ray Data runs: a batch of chains in, how many rows it had out.
+    """The worker of `jobs.refine`: a batch of chains in, the number of rows out.
 
-    Terminal records go to `run/rows` while the batch is at work; a call returns when all its rows are
-    committed. Rows that are committed already (the batch of a process that died) are not done again.
+    Terminal records go to the run's `rows` while the batch is at work. A call returns when all its rows are committed.
+    Rows that are committed already (the batch of a process that died) are not done again.
     """
 
-    def __init__(self, make_scorer: Callable[[], Scorer], policy: Policy, run: Storage, session: str) -> None:
+    def __init__(self, make_scorer: Callable[[], Scorer], policy: Policy, run: RunFolder, session: str) -> None:
         check_session(run, session)  # before minutes go into loading a model
         self._scorer = make_scorer()
         self._policy = policy
@@ -53,7 +54,7 @@ class Refiner:
 
     async def __call__(self, table: pa.Table) -> pa.Table:
         """Refine and commit one batch."""
-        return await self._ledger.process(table, self._enqueue)
+        return await self._ledger.process_together(table, self._enqueue)
 
     def _enqueue(self, rows: list[Row]) -> None:
         for row in rows:
@@ -63,13 +64,13 @@ class Refiner:
             self._driver = asyncio.create_task(self._drive())
 
     async def _drive(self) -> None:
-        """Score and hand out until nothing is left; a failure fails every batch in flight."""
+        """Score requests and hand out answers until none is left. A failure fails every batch in flight."""
         try:
             answered: list[tuple[_Work, Scored | RowError]] = []
             while self._queue or self._ready or answered:
                 work = self._fill_pass()
                 scoring = asyncio.create_task(asyncio.to_thread(self._score, work)) if work else None
-                await asyncio.sleep(0)  # let the pass begin before this thread gets busy
+                await asyncio.sleep(0)  # let the pass start before this thread is busy
                 for item, result in answered:
                     self._hand_out(item, result)
                 answered = await scoring if scoring else []
@@ -80,7 +81,7 @@ class Refiner:
             raise
 
     def _fill_pass(self) -> list[_Work]:
-        """The requests of the next pass; starts rows from the queue as long as there is room."""
+        """The requests of the next pass. Starts rows from the queue while there is room."""
         work: list[_Work] = []
         room = self._scorer.token_budget
         while room > 0 and (self._ready or self._queue):
@@ -116,7 +117,7 @@ class Refiner:
         self._prepare(item, request)
 
     def _prepare(self, item: _Work, request: Request) -> None:
-        assert isinstance(request, ScoreRequest), "the policy asks for no merger"
+        assert isinstance(request, ScoreRequest), "no policy asks for a merger"
         try:
             item.task = self._scorer.prepare(request, item.task)
         except RowError as error:

@@ -13,7 +13,7 @@ Columns = Mapping[str, str]  # role -> column name
 
 
 def steps(record: Mapping[str, Any], columns: Columns, split: str) -> Chain:
-    """Steps as a list."""
+    """A solution given as a list of steps."""
     values = field(record, columns["steps"])
     if not isinstance(values, list | tuple):
         raise RowError("wrong_type", f"column {columns['steps']!r} must be a list, got {kind(values)}")
@@ -25,7 +25,7 @@ def steps(record: Mapping[str, Any], columns: Columns, split: str) -> Chain:
 
 
 def gsm8k(record: Mapping[str, Any], columns: Columns, split: str) -> Chain:
-    """Each line is a step, `<<...>>` removed; the last line `#### n` states the answer (GSM8K's release)."""
+    """GSM8K: each line is a step, without `<<...>>`. The last line, `#### n`, states the answer."""
     solution = re.sub(r"<<[^<>]*>>", "", text(record, columns["solution"]))
     lines = tuple(line.strip() for line in solution.split("\n") if line.strip())
     final = re.fullmatch(r"####\s*(.+)", lines[-1]) if lines else None
@@ -45,7 +45,7 @@ def math(record: Mapping[str, Any], columns: Columns, split: str) -> Chain:
 
 
 def text_format(record: Mapping[str, Any], columns: Columns, split: str) -> Chain:
-    """One rationale, and an answer if there is one."""
+    """One rationale, with an optional answer."""
     steps, joiner = split_steps(text(record, columns["solution"]), split)
     name = columns["answer"]
     answer = text(record, name) if record.get(name) is not None else ""
@@ -53,18 +53,18 @@ def text_format(record: Mapping[str, Any], columns: Columns, split: str) -> Chai
 
 
 def chat(record: Mapping[str, Any], columns: Columns, split: str) -> Chain:
-    """The last assistant message is the solution; every message before it is the question.
+    """A conversation. The last message, from the assistant, is the solution; the earlier messages are the question.
 
-    Reasoning between <think> tags, or in `reasoning_content`, is what is refined; the text behind it is the
-    answer. Without either the whole message is refined and the answer is its last `\\boxed{}`, if any.
+    The steps are the reasoning in <think> tags or in `reasoning_content`, and the text after it is the answer.
+    Without such reasoning, the steps are the whole message, and the answer is its last `\\boxed{}`, if any.
     """
     name = columns["messages"]
     *turns, (role, reply) = chat_turns(field(record, name), f"column {name!r}")
     if role != "assistant":
-        raise RowError("no_steps", f"the last message of column {name!r} is not the assistant's")
+        raise RowError("no_steps", f"the last message of column {name!r} is not from the assistant")
     question = "\n\n".join(content for _, content in turns)
     if not question.strip():
-        raise RowError("empty_field", f"column {name!r} has no message before the assistant's")
+        raise RowError("empty_field", f"column {name!r} has no text before the assistant's last message")
     thought = THOUGHT.fullmatch(reply)
     steps, joiner = split_steps(thought[1] if thought else reply, split)
     answer = thought[2].strip() if thought else last_boxed(reply) or ""
@@ -76,14 +76,15 @@ ROLES: Final = MappingProxyType({"human": "user", "gpt": "assistant"})
 
 
 def chat_turns(messages: Any, where: str) -> list[tuple[str, str]]:
-    """Messages as (role, content), in OpenAI's names; `reasoning_content` becomes <think> tags.
+    """Messages as (role, content), with OpenAI's role names. `reasoning_content` becomes <think> tags.
 
-    Reads role/content and from/value, texts and lists of text parts. Raises RowError for anything else.
+    Accepts the keys role/content or from/value, and content as text or a list of text parts. Raises RowError for
+    anything else.
     """
     if not isinstance(messages, list | tuple) or not all(isinstance(message, Mapping) for message in messages):
         raise RowError("wrong_type", f"{where} must be a list of messages")
     if not messages:
-        raise RowError("no_steps", f"{where} has no message")
+        raise RowError("no_steps", f"{where} has no messages")
     turns = []
     for message in messages:
         role = message.get("role", message.get("from"))
@@ -100,7 +101,7 @@ def chat_turns(messages: Any, where: str) -> list[tuple[str, str]]:
 
 
 def with_reasoning(reply: str, reasoning: str) -> str:
-    """An assistant's reply with other reasoning in the place of its own."""
+    """An assistant's reply with its reasoning replaced."""
     thought = THOUGHT.fullmatch(reply)
     if not thought:
         return reasoning

@@ -1,42 +1,48 @@
-"""Corpus formats: one input record -> a Chain or a Problem, or the reason why it is none.
+"""Corpus formats: one input record -> a Chain or a Problem, or the reason why it cannot be read.
 
-A record is a dict as JSON or Parquet gives it. A format is one function and one entry in `FORMATS`, which
-also names the columns it reads by default.
+A record is a dict from JSON or Parquet. To add a format: a function in `chain_formats` or `problem_formats`, and an
+entry in `FORMATS`, which names its default columns. The verbs that can read it and their help follow from the entry.
 """
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from algorithms import chain_formats, problem_formats
 from algorithms.chains import Chain
 from algorithms.problems import Problem
 from algorithms.row_errors import RowError, check_encodable, kind
 
-Columns: TypeAlias = Mapping[str, str]  # role -> column name
+Columns: TypeAlias = Mapping[str, str]  # role of a column -> its name
+Use: TypeAlias = Literal["refine", "sample", "grade"]
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How to read one kind of record. `split` is the default where the format cuts a text into steps."""
+    """How to read one kind of record.
 
+    `description` is for `--help`, and `uses` says which verbs read it. `split` is the default of a format that splits a
+    text into steps. The roles in `optional` may lack their column. A format that `keeps_columns` leaves all columns in
+    `source`, because its item does not hold all their content; `kept` names the roles of which this is true.
+    `source_column` is the column in which a record of ours carries the `source` of its row.
+    """
+
+    description: str
+    uses: frozenset[Use]
     parse: Callable[[Mapping[str, Any], Columns, str], Chain | Problem]
     columns: Columns
     optional: frozenset[str] = frozenset()
     split: str | None = None
-    keeps_columns: bool = False  # the item does not hold all that its columns do
+    keeps_columns: bool = False
     item: type[Chain] | type[Problem] = Chain
-    kept: frozenset[str] = frozenset()  # roles whose columns the item holds in part only: the source keeps them
-    source_column: str | None = None  # holds what `source_json` made of an earlier job's row
+    kept: frozenset[str] = frozenset()
+    source_column: str | None = None
 
 
 def parse_record(record: Any, format_name: str, columns: Columns, split: str | None) -> Chain | Problem:
-    """The item of a record. `columns` and `split` override the format's defaults.
-
-    Raises RowError with the reason when the record is none.
-    """
+    """The item in a record. `columns` and `split` override the format's defaults. Raises RowError if there is none."""
     if not isinstance(record, Mapping):
         raise RowError("wrong_type", f"a row must be an object, got {kind(record)}")
     corpus_format = FORMATS[format_name]
@@ -50,7 +56,7 @@ def parse_record(record: Any, format_name: str, columns: Columns, split: str | N
 
 
 def source_json(record: Mapping[str, Any], used: set[str]) -> str:
-    """All columns but the used ones, as a JSON object; values JSON has no type for become text."""
+    """All columns but the used ones, as a JSON object. Values that JSON has no type for become text."""
     rest = {str(key): value for key, value in record.items() if key not in used}
     return json.dumps(rest, ensure_ascii=True, default=_json_text)
 
@@ -59,28 +65,64 @@ def _json_text(value: Any) -> str:
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
+CHAINS_WITH_GOLD: Final[frozenset[Use]] = frozenset({"refine", "sample"})  # their answer is a gold answer too
+
 FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
     {
-        "steps": Format(chain_formats.steps, {"question": "question", "steps": "steps", "answer": "answer"}),
-        "gsm8k": Format(chain_formats.gsm8k, {"question": "question", "solution": "answer"}),
-        "math": Format(chain_formats.math, {"question": "problem", "solution": "solution"}, split="sentence"),
-        "chat": Format(chain_formats.chat, {"messages": "messages"}, split="paragraph", keeps_columns=True),
+        "steps": Format(
+            "question, steps (a list), answer",
+            CHAINS_WITH_GOLD,
+            chain_formats.steps,
+            {"question": "question", "steps": "steps", "answer": "answer"},
+        ),
+        "gsm8k": Format(
+            "question, answer with a step in each line and the final answer in the last line, '#### n'",
+            CHAINS_WITH_GOLD,
+            chain_formats.gsm8k,
+            {"question": "question", "solution": "answer"},
+        ),
+        "math": Format(
+            "problem, solution whose final answer is its last \\boxed{}",
+            CHAINS_WITH_GOLD,
+            chain_formats.math,
+            {"question": "problem", "solution": "solution"},
+            split="sentence",
+        ),
+        "chat": Format(
+            "messages; the steps are those of the last reply, or of its <think> part",
+            frozenset({"refine"}),
+            chain_formats.chat,
+            {"messages": "messages"},
+            split="paragraph",
+            keeps_columns=True,
+        ),
         "text": Format(
+            "question, text and, if there is one, answer",
+            frozenset({"refine"}),
             chain_formats.text_format,
             {"question": "question", "solution": "text", "answer": "answer"},
             frozenset({"answer"}),
             "newline",
         ),
         "questions": Format(
-            problem_formats.questions, {"question": "question", "answer": "answer"}, frozenset({"answer"}), item=Problem
+            "question and, if there is one, answer",
+            frozenset({"sample"}),
+            problem_formats.questions,
+            {"question": "question", "answer": "answer"},
+            frozenset({"answer"}),
+            item=Problem,
         ),
         "tdg": Format(
+            "the release of arXiv 2312.12832: question, answer with a \\boxed{}, generated_answer (a list)",
+            frozenset({"grade"}),
             problem_formats.tdg,
             {"question": "question", "solution": "answer", "samples": "generated_answer"},
             item=Problem,
             kept=frozenset({"solution"}),
         ),
         "samples": Format(
+            "question, answer, samples: a run of jobs.sample, or lists of texts",
+            frozenset({"grade"}),
             problem_formats.samples,
             {"question": "question", "answer": "answer", "samples": "samples"},
             frozenset({"answer"}),
@@ -88,6 +130,8 @@ FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
             source_column="source",
         ),
         "gsm8k-solutions": Format(
+            "GSM8K's model solutions: question, ground_truth, and a column for each model",
+            frozenset({"grade"}),
             problem_formats.gsm8k_solutions,
             {"question": "question", "solution": "ground_truth"},
             item=Problem,
@@ -95,3 +139,8 @@ FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
         ),
     }
 )
+
+
+def formats_for(use: Use) -> dict[str, Format]:
+    """The formats that a verb can read, by name."""
+    return {name: each for name, each in FORMATS.items() if use in each.uses}

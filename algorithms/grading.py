@@ -1,6 +1,6 @@
-"""Grades a solution: the answer it states, whether that is the gold answer, and why if it cannot be told.
+"""Grade a solution: extract its answer, compare it with the gold answer, and explain a grade of unknown.
 
-Nothing here limits time or memory; see `actors.grader` for that.
+Nothing here limits time or memory; `actors.grader` does.
 """
 
 import re
@@ -14,29 +14,30 @@ from algorithms.answers.extraction import Extracted, extract
 from algorithms.answers.string_rule import string_correct
 from algorithms.answers.structure import UnparsableAnswer
 
-# Why a sample's grade is unknown.
+# Reason -> explanation of a grade of unknown.
 UNKNOWN: Final = MappingProxyType(
     {
         "no_gold": "the problem has no gold answer",
-        "no_text": "the sample is null or no text",
+        "no_text": "the sample is null or not text",
         "no_answer": "the solution states no answer",
-        "unparsable_gold": "the gold answer is no mathematics and not the same text",
-        "unparsable_answer": "the stated answer is no mathematics and not the same text",
-        "unsure_answer": "a conclusion or last number differs from the gold answer, but may not be the final answer",
+        "unparsable_gold": "the gold answer cannot be parsed, and the stated answer is a different text",
+        "unparsable_answer": "the stated answer cannot be parsed, and the gold answer is a different text",
+        "unsure_answer": "the extracted value differs from the gold answer, but may not be the final answer",
         "other_form": "the value is right, but not in the form that the question demands",
-        "failed": "comparing failed",
-        "timeout": "comparing took longer than the limit",
-        "out_of_memory": "comparing took more memory than the limit",
-        "crashed": "the process that compared died",
+        "failed": "the comparison failed",
+        "timeout": "the comparison exceeded the time limit",
+        "out_of_memory": "the comparison exceeded the memory limit",
+        "crashed": "the comparison process crashed",
     }
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """`correct` is None where it cannot be told; `reason` then says why (a key of UNKNOWN, and detail).
+    """The grade of a solution.
 
-    `string_correct` is what the plain string rule says.
+    `correct` is None if the grade is unknown. `reason` is then a key of UNKNOWN, optionally with ": " and detail.
+    `string_correct` is the verdict of the string rule.
     """
 
     answer: str | None
@@ -47,7 +48,7 @@ class Grade:
 
 
 def grade(question: str, gold: str, solution: str, *, last_number: bool) -> Grade:
-    """Grade one solution. `last_number` allows the last resort of extraction."""
+    """Grade one solution. `last_number` lets extraction fall back to the last number."""
     by_string = string_correct(gold, solution)
     found = extract(solution, last_number=last_number)
     if found is None:

@@ -1,12 +1,12 @@
-"""Rows of solutions -> lessons, and lessons -> the examples a method trains on.
+"""Rows of solutions -> lessons, and lessons -> the examples that a method trains on.
 
-A lesson is one solution of a question, right or wrong. An example is what must lie in one batch together: one
-solution, a pair for ORPO, a right solution among wrong ones for contrastive learning.
+A lesson is one solution of a question, right or wrong. An example is what must be in one batch together: one solution,
+a pair for ORPO, or a right solution with wrong ones for contrastive learning.
 
-Rows may be records of `jobs.grade` (right, wrong), of `jobs.refine` (refined), exports of `jobs.export` and any
-other rows with prompt and completion, messages, or prompt, chosen and rejected. A rejected text, as the original of a
-refined one, is less good and not wrong: it is no lesson of its own, but the partner that a right one brings. Knows no
-tokens.
+Rows may be records of `jobs.grade` (right, wrong) or `jobs.refine` (refined), exports of `jobs.export`, and any rows
+with prompt and completion, with messages, or with prompt, chosen and rejected. A rejected text, such as the original of
+a refined one, is worse but not wrong: it is not a lesson of its own, only the partner of a right one. Knows nothing
+about tokens.
 """
 
 import hashlib
@@ -15,40 +15,40 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from algorithms.chains import Chain, answer_step
+from algorithms.chains import solution_text
 from algorithms.row_errors import REASONS, RowError
 from algorithms.sampling import Prompt
 from algorithms.splits import plain_question
 
-# Why a row, or a solution of it, is not trained on.
+# Why a row, or one of its solutions, is not trained on.
 UNUSED: Final = MappingProxyType(
     {
         **{name: REASONS[name] for name in ("invalid_json", "invalid_utf8")},
-        "no_object": "the row is JSON, but no object with columns",
-        "no_columns": "the row has none of the sets of columns that are understood",
-        "not_text": "a column that must hold text, or messages, does not",
+        "no_object": "the row is JSON, but not an object with columns",
+        "no_columns": "the row has none of the known sets of columns",
+        "not_text": "a column that must hold text or messages holds something else",
         "empty": "the prompt or the solution is empty",
         "quarantined": "the row was quarantined by the job that wrote it",
-        "not_graded": "whether the solution is right is not known",
+        "not_graded": "it is unknown whether the solution is right",
         "held_out": "the problem is held out",
-        "not_asked_for": "the method trains on right ones, or wrong ones, or pairs, and this is another",
-        "no_partner": "the question has no right solution, or no wrong one, to set against it",
+        "not_asked_for": "the method does not train on solutions of this kind (right, wrong, or without a pair)",
+        "no_partner": "the question has no right or no wrong solution to compare with",
         "too_long": "the prompt and the solution have more tokens than --max-tokens",
-        "template": "the model's chat template refuses the conversation",
+        "template": "the model's chat template rejects the conversation",
     }
 )
 TRAINED_SPLITS: Final = ("train", "validation")
 
 
 class UnusedRow(ValueError):
-    """A row without a lesson; the reason is a key of UNUSED."""
+    """A row without a lesson. The reason is a key of UNUSED."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """One solution of a question. `prompt` is None where only the `question` is given, and a style makes it one.
+    """One solution of a question. If `prompt` is None, a prompt style makes the prompt from `question`.
 
-    `rejected` is a solution that this one is better than. A text that `is_cut` was not ended by who wrote it.
+    `rejected` is a solution that this one is better than. `is_cut` marks a text that reached its maximum length.
     """
 
     id: str
@@ -63,14 +63,14 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Lessons that must lie in one batch together, the right one first."""
+    """Lessons that must be in one batch together, the right one first."""
 
     id: str
     lessons: tuple[Lesson, ...]
 
 
 def read_lessons(record: Any, row_id: str) -> list[Lesson]:
-    """The lessons of a row, as `Corpus.records` gives it. Raises UnusedRow."""
+    """The lessons of a raw record. Raises UnusedRow if there are none."""
     if isinstance(record, RowError):
         raise UnusedRow(record.reason)
     if not isinstance(record, Mapping):
@@ -82,10 +82,10 @@ def read_lessons(record: Any, row_id: str) -> list[Lesson]:
 
 
 def record_id(record: Any, row_id: str) -> str:
-    """A record's own id, or else where it stands."""
+    """A record's own id, or its position."""
     own = str((record.get("id") if isinstance(record, Mapping) else None) or row_id)
     try:
-        return _sound(own)
+        return _valid_text(own)
     except UnusedRow:
         return row_id
 
@@ -116,8 +116,7 @@ def _solution(record: Mapping[str, Any], name: str, answer: str) -> str:
     steps, joiner = record[name], record["joiner"]
     if not isinstance(steps, list) or not all(isinstance(each, str) for each in [*steps, joiner]):
         raise UnusedRow("not_text")
-    is_stated = answer_step(Chain(record["question"], tuple(steps), answer)) is not None
-    return _sound(joiner.join(steps if is_stated else [*steps, answer]))
+    return _valid_text(solution_text(record["question"], steps, answer, joiner))
 
 
 def _preference(record: Mapping[str, Any], row_id: str) -> list[Lesson]:
@@ -135,7 +134,7 @@ def _messages(record: Mapping[str, Any], row_id: str) -> list[Lesson]:
     if len(messages) < 2 or messages[-1][0] != "assistant":
         raise UnusedRow("not_text")
     prompt = messages[:-1]
-    return [Lesson(row_id, _said(prompt), prompt, _sound(messages[-1][1]), True)]
+    return [Lesson(row_id, _all_text(prompt), prompt, _valid_text(messages[-1][1]), True)]
 
 
 READERS: Final[tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any], str], list[Lesson]]], ...]] = (
@@ -150,15 +149,15 @@ READERS: Final[tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any], str], l
 def _text(record: Mapping[str, Any], name: str) -> str:
     if not isinstance(record[name], str):
         raise UnusedRow("not_text")
-    return _sound(record[name])
+    return _valid_text(record[name])
 
 
-def _sound(text: str) -> str:
+def _valid_text(text: str) -> str:
     if not text.strip():
         raise UnusedRow("empty")
     try:
         text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold and Arrow cannot
+    except UnicodeEncodeError:  # half of a surrogate pair: JSON can hold it, Arrow cannot
         raise UnusedRow("not_text") from None
     return text
 
@@ -172,39 +171,39 @@ def _turns(messages: Any) -> tuple[tuple[str, str], ...]:
         if not isinstance(role, str) or not isinstance(content, str):
             raise UnusedRow("not_text")
         turns.append((role, content))
-    _said(turns)
+    _all_text(turns)
     return tuple(turns)
 
 
-def _said(turns: Sequence[tuple[str, str]]) -> str:
-    """All that was said: two conversations are about the same question only if all of it is the same."""
-    return _sound("\n".join(content for _, content in turns))
+def _all_text(turns: Sequence[tuple[str, str]]) -> str:
+    """All messages as one text. Two conversations ask the same question only if all their messages are equal."""
+    return _valid_text("\n".join(content for _, content in turns))
 
 
 def _prompt(value: Any) -> tuple[Prompt, str]:
     """The prompt, and the question in it."""
     if isinstance(value, str):
-        return _sound(value), value
+        return _valid_text(value), value
     turns = _turns(value)
-    return turns, _said(turns)
+    return turns, _all_text(turns)
 
 
 def _reply(value: Any) -> str:
     if isinstance(value, str):
-        return _sound(value)
+        return _valid_text(value)
     turns = _turns(value)
     if len(turns) != 1:
         raise UnusedRow("not_text")
-    return _sound(turns[0][1])
+    return _valid_text(turns[0][1])
 
 
 def problem_key(question: str) -> str:
-    """What solutions of one question share, in whichever corpus they lie: not case, not spacing."""
+    """A key that all solutions of a question share, in any corpus. It ignores case and spacing."""
     return hashlib.blake2b(plain_question(question).encode(), digest_size=12).hexdigest()
 
 
 def place(seed: int, example_id: str) -> int:
-    """Where an example stands in the order of training: a hash, so that it depends on nothing else. 63 bits."""
+    """The position of an example in the order of training: a 63-bit hash of seed and id."""
     digest = hashlib.blake2b(f"{seed}\0{example_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -212,8 +211,8 @@ def place(seed: int, example_id: str) -> int:
 View = Callable[[Sequence[Lesson], int], tuple[list[Example], list[tuple[Lesson, str]]]]
 
 
-def singles(*wanted: bool) -> View:
-    """A view: each solution alone, of those that are right, or wrong, or both."""
+def one_per_sample(*wanted: bool) -> View:
+    """A view with one example for each solution that is right, wrong, or either, as `wanted` says."""
 
     def view(lessons: Sequence[Lesson], seed: int) -> tuple[list[Example], list[tuple[Lesson, str]]]:
         used = [lesson for lesson in lessons if lesson.is_right in wanted]
@@ -223,10 +222,10 @@ def singles(*wanted: bool) -> View:
     return view
 
 
-def against(num_wrong: int, *, use_rejected: bool = False) -> View:
-    """A view: each right solution of a question against at most `num_wrong` of its wrong ones, chosen by the seed.
+def contrasted(num_wrong: int, *, use_rejected: bool = False) -> View:
+    """A view that sets each right solution against at most `num_wrong` wrong ones of its question, chosen by the seed.
 
-    With `use_rejected`, one that brings its own rejected solution stands against that alone.
+    With `use_rejected`, a solution with its own rejected text is set against that text only.
     """
 
     def view(lessons: Sequence[Lesson], seed: int) -> tuple[list[Example], list[tuple[Lesson, str]]]:

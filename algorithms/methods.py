@@ -1,10 +1,11 @@
-"""The methods of training: each is what it adds to the base model, what it sees of the data, and its loss.
+"""The methods of training: what each loads, adds to the model, sees of the data, and minimises.
 
-From "Turning Dust into Gold" (arXiv 2312.12832; papers.md B): NAT, Negative Assistant Training; NCE, Negative
-Calibrated Enhancement; and their rivals. To add one: an entry in METHODS.
+From "Turning Dust into Gold" (arXiv 2312.12832): NAT, Negative Assistant Training; NCE, Negative Calibrated
+Enhancement; and the baselines they are compared with. To add a method: an entry in METHODS. Its flags, checks, report
+and model card follow from the entry.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,22 +14,24 @@ from typing import Any, Final, Literal, TypeAlias
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
-from algorithms.lessons import View, against, singles
+from algorithms.lessons import View, contrasted, one_per_sample
 from algorithms.losses.batch import LossBatch, LossOutput, NumItems
 from algorithms.losses.contrastive import contrastive
 from algorithms.losses.likelihood import likelihood, negative_training, unlikelihood
 from algorithms.losses.negative_calibrated import Direction, Granularity, Teacher, negative_calibrated
 from algorithms.losses.orpo import orpo
+from algorithms.micro_batches import collate
 from algorithms.nat import NatConfig, inject_nat, load_negative, nat_mode
 
-# A micro-batch as the data loader makes it; see `actors.batches.collate` for names and shapes.
+# A micro-batch as the data loader makes it; see `actors.training.batches.collate` for names and shapes.
 Inputs: TypeAlias = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterPlan:
-    """What is added to the base model. `negative` and `nat` are folders of adapters trained before."""
+    """What is added to the base model. `negative` and `nat` are folders of earlier adapters."""
 
     r: int = 8
     alpha: float = 16.0
@@ -41,10 +44,10 @@ class AdapterPlan:
 
 @dataclass(frozen=True, slots=True)
 class LossOptions:
-    """The numbers in the losses; papers.md A4 and B2 to B4."""
+    """The numbers in the losses (ORPO: arXiv 2403.07691; the others: arXiv 2312.12832 and its released code)."""
 
     negative_weight: float = 0.05
-    """NT, UL: how much wrong solutions weigh."""
+    """NT and UL: the weight of wrong solutions."""
     cl_temperature: float = 1.0
     orpo_lambda: float = 0.1
     kd_direction: Direction = "neg_nat"
@@ -54,29 +57,33 @@ class LossOptions:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One way to train. `equation` tells a reader what its metrics are; its loss is a mean over what it `counts`.
+    """One way to train.
 
-    `settings` are those that not all methods have, by the names of their flags; so are `needs`, which name adapters
-    that it begins from. Where it `needs_partners`, its view must see all solutions of a question at once.
+    `equation` defines the loss and the metrics for readers of reports. The loss is a mean over what the method
+    `counts`. `settings` names the flags that only some methods have, and `needs` the adapters that the method starts
+    from. A view that `needs_partners` must see all solutions of a question at once. `model_class` loads the base model
+    (`from_pretrained`, `from_config`), `build` adds what is trained, and `collate` makes micro-batches of examples.
     """
 
     what: str
     equation: str
     view: View
-    build: Callable[[nn.Module, AdapterPlan], PeftModel]
+    build: Callable[[nn.Module, AdapterPlan], nn.Module]
     loss: Callable[[nn.Module, Inputs, LossOptions, NumItems], LossOutput]
     counts: Literal["tokens", "examples"] = "tokens"
     settings: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     needs_partners: bool = False
+    model_class: Any = AutoModelForCausalLM
+    collate: Callable[[Sequence[dict[str, Any]], Sequence[int], int], dict[str, Tensor]] = collate
 
     @property
     def own_settings(self) -> tuple[str, ...]:
-        """The settings that not all methods have."""
+        """The flags that only some methods have."""
         return (*self.needs, *self.settings)
 
     def num_items(self, inputs: Inputs) -> int:
-        """How many items a micro-batch adds to the mean."""
+        """The number of items in a micro-batch."""
         if self.counts == "tokens":
             return int(inputs["mask"].sum())
         return len(set(inputs["group"].tolist()))
@@ -86,7 +93,7 @@ def build_lora(base: nn.Module, plan: AdapterPlan) -> PeftModel:
     """The base with an ordinary LoRA."""
     config = LoraConfig(
         r=plan.r,
-        lora_alpha=plan.alpha,  # type: ignore[arg-type]  # PEFT divides by r, whichever number it is
+        lora_alpha=plan.alpha,  # type: ignore[arg-type]  # PEFT divides by r and accepts any number
         lora_dropout=plan.dropout,
         target_modules=list(plan.targets),
         task_type="CAUSAL_LM",
@@ -95,7 +102,7 @@ def build_lora(base: nn.Module, plan: AdapterPlan) -> PeftModel:
 
 
 def build_nat(base: nn.Module, plan: AdapterPlan) -> PeftModel:
-    """The base with NAT over a frozen negative LoRA; without one its negative side is zero and stays so."""
+    """The base with NAT over a frozen negative LoRA. Without one, the negative side is zero and stays zero."""
     model = _peft(base, _nat_config(plan))
     if plan.negative is not None:
         load_negative(model, plan.negative)
@@ -103,13 +110,13 @@ def build_nat(base: nn.Module, plan: AdapterPlan) -> PeftModel:
 
 
 def build_double(base: nn.Module, plan: AdapterPlan) -> PeftModel:
-    """The base with NAT's layers, both of whose LoRAs begin anew and train on right solutions."""
+    """The base with NAT's layers. Both of its LoRAs start fresh and train on right solutions."""
     return _peft(base, _nat_config(plan, train_negative=True))
 
 
 def build_student(base: nn.Module, plan: AdapterPlan) -> PeftModel:
     """The base with a fresh LoRA for the student over a frozen NAT for the teacher: one base for all."""
-    assert plan.nat is not None, "checked with the flags"
+    assert plan.nat is not None, "the command checks its flags"
     return build_lora(inject_nat(base, plan.nat), plan)
 
 
@@ -140,7 +147,7 @@ def forward(model: nn.Module, inputs: Inputs) -> Tensor:
 
 
 def loss_batch(inputs: Inputs) -> LossBatch:
-    """What is to be learned from a micro-batch."""
+    """The part of a micro-batch that the losses read."""
     return LossBatch(inputs["targets"], inputs["mask"], inputs["is_right"], inputs["group"])
 
 
@@ -183,7 +190,7 @@ def _negative_calibrated(model: nn.Module, inputs: Inputs, options: LossOptions,
 
 @torch.no_grad()
 def teach(model: nn.Module, inputs: Inputs, options: LossOptions) -> Teacher:
-    """The teacher's side of NCE: what was computed before, the rest by forwards over the same base model."""
+    """The teacher's side of NCE: precomputed values, and forward passes over the same base model for the rest."""
     peft_model: Any = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     disabled = peft_model.disable_adapter() if isinstance(peft_model, PeftModel) else nullcontext()
     beta, topk_ids = inputs.get("beta"), inputs.get("topk_ids")
@@ -205,11 +212,11 @@ def teach(model: nn.Module, inputs: Inputs, options: LossOptions) -> Teacher:
     )
 
 
-RIGHT: Final = singles(True)
-BOTH: Final = singles(True, False)
+RIGHT: Final = one_per_sample(True)
+BOTH: Final = one_per_sample(True, False)
 NUM_WRONG: Final = 3
 
-LIKELIHOOD: Final = "loss = mean over tokens of -log p; accuracy: the share of them that are the likeliest"
+LIKELIHOOD: Final = "loss = mean over tokens of -log p; accuracy: the share of tokens that are the most likely ones"
 
 METHODS: Final = MappingProxyType(
     {
@@ -217,10 +224,10 @@ METHODS: Final = MappingProxyType(
             "likelihood of right solutions; on graded samples: CoT KD", LIKELIHOOD, RIGHT, build_lora, _likelihood
         ),
         "orpo": Method(
-            "chosen against rejected, or right against wrong, by their odds",
+            "chosen against rejected, or right against wrong, by odds ratio",
             "loss = nll_chosen - orpo_lambda * log sigmoid(log_odds_ratio), mean over pairs; nll per token; "
-            "accuracy: the share in which the chosen one is likelier",
-            against(1, use_rejected=True),
+            "accuracy: the share of pairs in which the chosen one is more likely",
+            contrasted(1, use_rejected=True),
             build_lora,
             _orpo,
             "examples",
@@ -228,7 +235,7 @@ METHODS: Final = MappingProxyType(
             needs_partners=True,
         ),
         "negative": Method(
-            "likelihood of wrong solutions: LoRA_neg", LIKELIHOOD, singles(False), build_lora, _likelihood
+            "likelihood of wrong solutions: LoRA_neg", LIKELIHOOD, one_per_sample(False), build_lora, _likelihood
         ),
         "nat": Method(
             "right solutions over a frozen LoRA_neg",
@@ -249,30 +256,30 @@ METHODS: Final = MappingProxyType(
             settings=("kd_direction", "kd_granularity", "kd_temperature", "precompute", "top_k"),
             needs=("nat",),
         ),
-        "mix": Method("likelihood of right and wrong solutions alike", LIKELIHOOD, BOTH, build_lora, _likelihood),
+        "mix": Method("likelihood of right and wrong solutions", LIKELIHOOD, BOTH, build_lora, _likelihood),
         "nt": Method(
-            "likelihood of right minus that of wrong ones",
+            "likelihood of right solutions minus that of wrong ones",
             "loss = nll_right - negative_weight * nll_wrong, sums over the tokens of both, over their number; "
-            "right_tokens: the share of right ones",
+            "right_tokens: the share of tokens of right solutions",
             BOTH,
             build_lora,
             _negative_training,
             settings=("negative_weight",),
         ),
         "ul": Method(
-            "likelihood of right, unlikelihood of wrong ones",
+            "likelihood of right solutions, unlikelihood of wrong ones",
             "loss = nll_right + negative_weight * unlikelihood_wrong, sums over the tokens of both, over their number; "
-            "right_tokens: the share of right ones",
+            "right_tokens: the share of tokens of right solutions",
             BOTH,
             build_lora,
             _unlikelihood,
             settings=("negative_weight",),
         ),
         "cl": Method(
-            "a right one against wrong ones",
+            "a right solution against wrong ones, by InfoNCE",
             "loss = info_nce + nll, mean over right solutions; info_nce of log-likelihoods per token over "
-            "cl_temperature; accuracy: the share that is likelier than every wrong one",
-            against(NUM_WRONG),
+            "cl_temperature; accuracy: the share that is more likely than every wrong one",
+            contrasted(NUM_WRONG),
             build_lora,
             _contrastive,
             "examples",
@@ -280,7 +287,7 @@ METHODS: Final = MappingProxyType(
             needs_partners=True,
         ),
         "nat-zero": Method(
-            "a control: NAT with a negative side of zero",
+            "control: NAT with a negative side of zero",
             LIKELIHOOD,
             RIGHT,
             build_nat,
@@ -288,7 +295,7 @@ METHODS: Final = MappingProxyType(
             settings=("gate_dim",),
         ),
         "nat-double": Method(
-            "a control: NAT with two LoRAs on right solutions",
+            "control: NAT with two LoRAs on right solutions",
             LIKELIHOOD,
             RIGHT,
             build_double,

@@ -1,8 +1,9 @@
-"""Perplexity over part of a text (SPIRIT, arXiv 2502.13260, papers.md A1).
+"""Perplexity over part of a text, as in SPIRIT (arXiv 2502.13260).
 
     PPL(x; w_1..w_N) = exp(-(1/N) sum_i log p(w_i | x, w_<i))
 
-The scope says which tokens are w; all others only condition.
+The scope selects the tokens w. All other tokens only condition. The scopes are options of ours: `completion`
+(reasoning and answer), `answer`, `full` (the question too), and `suffix` (the tokens after a removed step).
 """
 
 import math
@@ -17,7 +18,7 @@ Span: TypeAlias = tuple[int, int]
 
 
 def perplexity(losses: NDArray[np.floating] | Sequence[float]) -> float:
-    """Exponential of the mean of token losses (nats). Infinite where there is nothing to score; NaN stays NaN."""
+    """The exponential of the mean token loss (in nats). Infinite if there are no losses; NaN stays NaN."""
     values = np.asarray(losses, dtype=np.float64)
     if values.size == 0:
         return math.inf
@@ -26,11 +27,11 @@ def perplexity(losses: NDArray[np.floating] | Sequence[float]) -> float:
 
 
 def scored_tokens(offsets: Sequence[Span], span: Span | None) -> NDArray[np.bool_]:
-    """Which tokens of a text the span scores, as a boolean array [T].
+    """The mask of the tokens that a span scores, a boolean array [T].
 
-    `offsets` are the (start, stop) characters of each token; special tokens have an empty range. A token
-    counts when it holds any character of the span. `None` scores every token, special ones too, as
-    `model(labels=input_ids)` does. The first token is never scored: nothing predicts it.
+    `offsets` holds the (start, stop) character range of each token; special tokens have an empty range. A token
+    is scored if it contains any character of the span. `None` scores every token, including special tokens, as
+    `model(labels=input_ids)` does. The first token is never scored, because nothing predicts it.
     """
     if span is None:
         scored = np.ones(len(offsets), dtype=np.bool_)

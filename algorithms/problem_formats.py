@@ -1,7 +1,7 @@
-"""Corpora of questions, and of questions with sampled solutions: one record -> a Problem.
+"""Corpora of questions, with or without sampled solutions: one record -> a Problem.
 
-Templates are stripped to one form (papers.md B): the released GPT-3.5 questions begin with "Problem:", samples
-with "Solution:" or "Let's think step by step".
+Prompt templates are removed. In the data of arXiv 2312.12832, the GPT-3.5 questions start with "Problem:", and
+samples start with "Solution:" or "Let's think step by step".
 """
 
 import math
@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from algorithms.answers.extraction import extract, is_number, last_boxed
-from algorithms.problems import GivenSample, Problem
+from algorithms.problems import SAMPLE_FACTS, GivenSample, Problem
 from algorithms.row_errors import RowError, field, kind, not_text, text
 
 QUESTION_TEMPLATE: Final = re.compile(r"^\s*(?:Problem|Question|Q):\s*", re.IGNORECASE)
@@ -21,42 +21,42 @@ SAMPLE_TEMPLATE: Final = re.compile(
 
 
 def questions(record: Mapping[str, Any], columns: Mapping[str, str], split: str) -> Problem:
-    """Questions to be answered; the gold answer, if there is one, is the text of its column."""
+    """Questions to answer. The gold answer is optional: the text or number in its column."""
     answer = record.get(columns["answer"])
     if isinstance(answer, int | float) and not isinstance(answer, bool):
-        answer = format(Decimal(repr(answer)), "f") if math.isfinite(answer) else ""  # NaN is how tables say null
+        answer = format(Decimal(repr(answer)), "f") if math.isfinite(answer) else ""  # tables store null as NaN
     if answer is not None and not isinstance(answer, str):
         raise not_text(f"column {columns['answer']!r}", answer)
     return Problem(text(record, columns["question"]), (answer or "").strip())
 
 
 def tdg(record: Mapping[str, Any], columns: Mapping[str, str], split: str) -> Problem:
-    """MATH problems with a teacher's samples, as arXiv 2312.12832 released them."""
+    """MATH problems with a teacher's samples, as released with arXiv 2312.12832."""
     question = QUESTION_TEMPLATE.sub("", text(record, columns["question"]))
     gold = last_boxed(text(record, columns["solution"])) or ""
-    return Problem(question, gold, _texts(record, columns["samples"]))
+    return Problem(question, gold, _given_samples(record, columns["samples"]))
 
 
 def samples(record: Mapping[str, Any], columns: Mapping[str, str], split: str) -> Problem:
-    """The records of `jobs.sample`, and any rows with a question, an answer and a list of samples.
+    """Records of `jobs.sample`, or any rows with a question, an answer and a list of samples.
 
-    A sample is a text, or an object with `text` and, if known, num_tokens, finish_reason, mean_logprob.
+    A sample is a text, or an object with `text` and optionally num_tokens, finish_reason and mean_logprob.
     """
     if record.get("status") == "quarantined":
         raise RowError("not_sampled", str(record.get("reason") or ""))
     problem = questions(record, columns, split)
     gold = problem.answer
-    return Problem(problem.question, gold, _texts(record, columns["samples"]), last_number=is_number(gold))
+    return Problem(problem.question, gold, _given_samples(record, columns["samples"]), last_number=is_number(gold))
 
 
 def gsm8k_solutions(record: Mapping[str, Any], columns: Mapping[str, str], split: str) -> Problem:
-    """GSM8K's released model solutions: a column a model, which holds `solution` and `is_correct`."""
+    """The model solutions released with GSM8K: one column per model, with `solution` and `is_correct`."""
     found = []
     for name, value in record.items():
         if not isinstance(value, Mapping) or "solution" not in value:
             continue
         given = value.get("is_correct")
-        sample = _sample(value["solution"], f"{name}.solution")
+        sample = _given_sample(value["solution"], f"{name}.solution")
         found.append(
             GivenSample(
                 None if sample.text is None else re.sub(r"<<[^<>]*>>", "", sample.text),
@@ -72,16 +72,16 @@ def gsm8k_solutions(record: Mapping[str, Any], columns: Mapping[str, str], split
     return Problem(question, gold.answer if gold else "", tuple(found), last_number=True)
 
 
-def _texts(record: Mapping[str, Any], name: str) -> tuple[GivenSample, ...]:
+def _given_samples(record: Mapping[str, Any], name: str) -> tuple[GivenSample, ...]:
     values = field(record, name)
     if not isinstance(values, list | tuple):
         raise RowError("wrong_type", f"column {name!r} must be a list, got {kind(values)}")
     if not values:
         raise RowError("no_samples", f"column {name!r} is empty")
-    return tuple(_sample(value, f"sample {index} of column {name!r}") for index, value in enumerate(values))
+    return tuple(_given_sample(value, f"sample {index} of column {name!r}") for index, value in enumerate(values))
 
 
-def _sample(value: Any, where: str) -> GivenSample:
+def _given_sample(value: Any, where: str) -> GivenSample:
     known: Mapping[str, Any] = {}
     if isinstance(value, Mapping) and "text" in value:
         known, value = value, value["text"]
@@ -93,13 +93,11 @@ def _sample(value: Any, where: str) -> GivenSample:
         return GivenSample(None, str(RowError("invalid_unicode", f"character {error.start} of {where}")))
     return GivenSample(
         SAMPLE_TEMPLATE.sub("", value).strip(),
-        num_tokens=_known(known, "num_tokens", int),
-        finish_reason=_known(known, "finish_reason", str),
-        mean_logprob=_known(known, "mean_logprob", float),
+        **{name: _value_of_type(known, name, kind_of) for name, kind_of in SAMPLE_FACTS.items()},
     )
 
 
-def _known(values: Mapping[str, Any], name: str, kind_of: type) -> Any:
-    """A value a sample brings along, if it is what it should be."""
+def _value_of_type(values: Mapping[str, Any], name: str, kind_of: type) -> Any:
+    """A metadata value of a sample, or None if it is missing or has the wrong type."""
     value = values.get(name)
     return value if isinstance(value, kind_of) and not isinstance(value, bool) else None

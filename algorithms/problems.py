@@ -1,14 +1,22 @@
-"""A question with its gold answer and, where there are any, the answers that were sampled for it."""
+"""A question with its gold answer and, if there are any, its sampled answers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+# What a corpus may know of a sample besides its text: the fields of `algorithms.sampling.Sample`.
+SAMPLE_FACTS: Final[Mapping[str, type]] = MappingProxyType(
+    {"num_tokens": int, "finish_reason": str, "mean_logprob": float}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class GivenSample:
-    """One sampled solution as a corpus holds it. `text` is None where it is none; `fault` then says why.
+    """One sampled solution in a corpus. If `text` is None, `fault` says why it cannot be read.
 
-    The other fields are what the corpus knows beside it: who wrote it, whether it calls it correct, and what
-    `algorithms.sampling.Sample` keeps.
+    `origin` is the author of the sample, `given_correct` the corpus's own label. The other fields are those of
+    `algorithms.sampling.Sample`.
     """
 
     text: str | None
@@ -22,8 +30,10 @@ class GivenSample:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A question, the gold answer ("" where none is known), samples. `last_number` allows the last resort of
-    extraction: answers of this kind of corpus are numbers.
+    """A question, its gold answer ("" if unknown) and its samples.
+
+    `last_number` allows extraction to fall back on the last number of a solution, for corpora whose answers are
+    numbers.
     """
 
     question: str

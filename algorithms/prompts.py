@@ -1,4 +1,4 @@
-"""What a model is asked: a question in a template or in a conversation, with worked examples before it."""
+"""Prompts: a question in a text template or a conversation, after optional worked examples."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -11,11 +11,11 @@ QUESTION: Final = "{question}"
 
 @dataclass(frozen=True, slots=True)
 class PromptStyle:
-    """How a question becomes a prompt.
+    """How to turn a question into a prompt.
 
-    With a `template` the prompt is a text: for each of `shots` (question, solution) the filled template with
-    the solution behind it, a blank line, and at last the question's own. Without one it is a conversation in
-    the model's chat template, `instruction` below every question.
+    With a `template`, the prompt is a text. Each (question, solution) in `shots` adds the filled template, the
+    solution and a blank line; the filled template of the question comes last. Without a `template`, the prompt is
+    a conversation for the model's chat template, and `instruction` follows every question.
     """
 
     template: str | None = None
@@ -25,16 +25,16 @@ class PromptStyle:
     def prompt(self, question: str) -> Prompt:
         """The prompt of one question."""
         if self.template is not None:
-            worked = [self._filled(each) + solution + "\n\n" for each, solution in self.shots]
-            return "".join(worked) + self._filled(question)
+            worked = [self._fill_template(each) + solution + "\n\n" for each, solution in self.shots]
+            return "".join(worked) + self._fill_template(question)
         messages: list[Message] = []
         for each, solution in self.shots:
-            messages += [("user", self._asked(each)), ("assistant", solution)]
-        return (*messages, ("user", self._asked(question)))
+            messages += [("user", self._with_instruction(each)), ("assistant", solution)]
+        return (*messages, ("user", self._with_instruction(question)))
 
-    def _filled(self, question: str) -> str:
+    def _fill_template(self, question: str) -> str:
         assert self.template is not None
-        return self.template.replace(QUESTION, question)  # not str.format: LaTeX is full of braces
+        return self.template.replace(QUESTION, question)  # str.format would fail on the braces of LaTeX
 
-    def _asked(self, question: str) -> str:
+    def _with_instruction(self, question: str) -> str:
         return f"{question}\n\n{self.instruction}" if self.instruction else question

@@ -1,15 +1,16 @@
-"""SPIRIT-FT: shorten one chain of reasoning to the steps perplexity says it needs.
+"""SPIRIT-FT: shorten a reasoning chain to the steps that perplexity marks as critical.
 
-Stepwise Perplexity-Guided Refinement (arXiv 2502.13260; papers.md A2), as a generator that does no I/O:
+Stepwise Perplexity-Guided Refinement (arXiv 2502.13260, SPIRIT-FT) as a generator without I/O:
 
     refine(chain, policy) -> Generator[ScoreRequest | MergeRequest, perplexities | text, Refinement]
 
-Each round asks for the perplexity of the chain and of the chain without each step, and takes the step
-whose removal costs least: above `t2` times the reference it is critical and all others are too; below
-`t1` it goes; in between it should be merged into a neighbour.
+Each round requests the perplexity of the chain and of the chain without each step. It selects the step whose removal
+raises perplexity least, and compares the new perplexity with the reference. Above `t2` times the reference, this step
+and all others are critical, and refinement stops. Below `t1` times the reference, the step is removed. In between, the
+step is due to be merged into a neighbour.
 
-Departures from the paper's digest (`RECIPES["digest"]` is the digest): the question only conditions, the
-step that states the answer stays, and a step is not simply dropped where merging is due.
+Departures from a published digest of the paper (`RECIPES["digest"]` reproduces its code), all our choice: the question
+only conditions; the step that states the answer stays; a step that is due for merging is not simply removed.
 """
 
 import math
@@ -27,14 +28,14 @@ Unmerged: TypeAlias = Literal["drop", "stop", "keep"]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Every decision the algorithm leaves open. Raises ValueError where they contradict each other.
+    """The options of the refinement. Raises ValueError if they contradict each other.
 
-    `t1`, `t2`: ratios to the reference perplexity, below t1 remove, above t2 stop. `scope`: which tokens
-    count (papers.md A1). `reference`: the perplexity compared with, of the chain as it is now or as it
-    came. `unmerged`: what happens to a step that should be merged when no merge was asked for or accepted:
-    `drop` it, `stop` refining, or `keep` it as critical and look at the next. `ask_merger`: yield
-    MergeRequests. `separator`: joins the parts of the text, None for the chain's own joiner.
-    `append_answer`: score the answer behind a chain none of whose steps states it.
+    `t1`, `t2`: ratios to the reference perplexity; remove below t1, stop above t2. `scope`: the scored tokens (see
+    `algorithms.perplexity`). `reference`: the perplexity of the current or of the original chain. `protect_answer`:
+    never remove the step that states the answer. `unmerged`: the action for a step that is due for merging if no
+    merge was requested or accepted: `drop` it, `stop` refining, or `keep` it as critical and try the next step.
+    `ask_merger`: yield MergeRequests. `separator`: joins the parts of the text; None uses the chain's joiner.
+    `append_answer`: if no step states the answer, append it to the chain and score it.
     """
 
     t1: float = 1.0
@@ -51,9 +52,9 @@ class Policy:
         if not 0 < self.t1 <= self.t2 < math.inf:
             raise ValueError(f"t1 and t2 must satisfy 0 < t1 <= t2, got t1={self.t1:g} and t2={self.t2:g}")
         if self.scope == "answer" and not self.protect_answer:
-            raise ValueError("scope answer scores the step that states the answer: it needs protect_answer")
+            raise ValueError("scope 'answer' scores the step that states the answer, so it needs protect_answer")
         if self.scope == "suffix" and self.reference == "original":
-            raise ValueError("scope suffix compares each removal with its own chain: reference must be current")
+            raise ValueError("scope 'suffix' compares each removal with its own chain, so reference must be current")
 
 
 RECIPES: Final[dict[str, Policy]] = {
@@ -71,7 +72,7 @@ RECIPES: Final[dict[str, Policy]] = {
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A text, and the characters of it that are scored (None: every token but the first)."""
+    """A text and its scored character span (None: every token except the first)."""
 
     text: str
     span: Span | None
@@ -79,14 +80,14 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """Asks for the perplexity of each variant, in order. The first one is the current chain."""
+    """A request for the perplexity of each variant, in order. The first variant is the current chain."""
 
     variants: tuple[Variant, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class MergeRequest:
-    """Asks for one step that says what two adjacent ones say, or None if there is none to be had."""
+    """A request to merge two adjacent steps into one. The reply is the merged step, or None if merging failed."""
 
     question: str
     first: str
@@ -95,7 +96,7 @@ class MergeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One change to a chain. `index` counts in the chain before the edit; ratio = ppl_after / reference."""
+    """One change to a chain. `index` refers to the chain before the edit; ratio = ppl_after / reference."""
 
     action: Literal["remove", "merge"]
     index: int
@@ -108,7 +109,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Refinement:
-    """The outcome. `stopped`: one_step | all_critical | nothing_removable | no_merge."""
+    """The result. `stopped` is the stop reason: one_step | all_critical | nothing_removable | no_merge."""
 
     steps: tuple[str, ...]
     edits: tuple[Edit, ...]
@@ -128,25 +129,25 @@ class _Step:
 
 
 def refine(chain: Chain, policy: Policy) -> Generator[Request, Reply, Refinement]:
-    """Refine one chain. Send the answer of each request to get the next; the Refinement is returned.
+    """Refine one chain. Send the reply to each request to get the next request. Returns the Refinement.
 
-    Raises ValueError if the chain has no step.
+    Raises ValueError if the chain has no steps.
     """
     if not chain.steps:
         raise ValueError("refine needs a chain of at least one step, got none")
     stated = answer_step(chain)
     steps = [_Step(text, fixed=policy.protect_answer and index == stated) for index, text in enumerate(chain.steps)]
-    page = _Page(chain, policy, states_answer=stated is not None)
+    builder = _VariantBuilder(chain, policy, states_answer=stated is not None)
     edits: list[Edit] = []
     ppl_original: float | None = None
-    ppl_known: float | None = None  # of the current chain, where a removal has already told it
+    ppl_known: float | None = None  # the perplexity of the current chain, if an earlier round scored it
 
     while True:
-        candidates = page.candidates(steps)
+        candidates = builder.candidates(steps)
         if not candidates and ppl_known is not None:
             current = ppl_known
         else:
-            ppls = yield from _score(page.request(steps, candidates))
+            ppls = yield from _request_scores(builder.request(steps, candidates))
             current = ppls[0]
         if ppl_original is None:
             ppl_original = current
@@ -154,9 +155,9 @@ def refine(chain: Chain, policy: Policy) -> Generator[Request, Reply, Refinement
             stopped = "one_step" if len(steps) == 1 else "nothing_removable"
             break
 
-        without, references = page.compare(ppls, candidates, current, ppl_original)
+        without, references = builder.compare(ppls, candidates, current, ppl_original)
         costs = [_ratio(ppl, reference) for ppl, reference in zip(without, references, strict=True)]
-        # The lowest index on a tie; division may round two perplexities to one ratio.
+        # A tie goes to the lowest index. `without` orders perplexities that division rounds to one ratio.
         chosen = min(range(len(candidates)), key=lambda i: (costs[i], without[i]))
         index, ppl, reference = candidates[chosen], without[chosen], references[chosen]
         if not ppl <= policy.t2 * reference:
@@ -165,7 +166,7 @@ def refine(chain: Chain, policy: Policy) -> Generator[Request, Reply, Refinement
 
         if not ppl < policy.t1 * reference:
             if policy.ask_merger:
-                merge = yield from _merge(page, steps, index, current, policy.t2 * reference)
+                merge = yield from _try_merge(builder, steps, index, current, policy.t2 * reference)
                 if merge is not None:
                     edits.append(merge)
                     ppl_known = merge.ppl_after
@@ -179,7 +180,7 @@ def refine(chain: Chain, policy: Policy) -> Generator[Request, Reply, Refinement
                 continue
         edits.append(Edit("remove", index, steps[index].text, "", current, ppl, costs[chosen]))
         del steps[index]
-        # The suffix scope scores another part of the text than the chain's own perplexity.
+        # The suffix scope scores only part of the text, so its perplexity is not that of the whole chain.
         ppl_known = None if policy.scope == "suffix" else ppl
 
     texts = tuple(step.text for step in steps)
@@ -187,24 +188,27 @@ def refine(chain: Chain, policy: Policy) -> Generator[Request, Reply, Refinement
 
 
 @dataclass(frozen=True, slots=True)
-class _Page:
-    """Writes chains as texts and says which characters count."""
+class _VariantBuilder:
+    """Builds the text of a chain and of its variants, with their scored spans."""
 
     chain: Chain
     policy: Policy
     states_answer: bool
 
     def candidates(self, steps: list[_Step]) -> list[int]:
-        """Indices of the steps that may go; none once a single step is left."""
+        """The indices of the removable steps; none if only one step is left."""
         if len(steps) == 1:
             return []
         found = [index for index, step in enumerate(steps) if not step.fixed]
-        if self.policy.scope == "suffix":  # nothing would be scored behind the last step
+        if self.policy.scope == "suffix":  # a step with no text after it leaves nothing to score
             found = [index for index in found if self._tail(steps, index + 1).strip()]
         return found
 
     def request(self, steps: list[_Step], candidates: list[int]) -> ScoreRequest:
-        """The current chain, then it without each candidate; for the suffix scope also both ways."""
+        """The current chain, then the chain without each candidate.
+
+        With the suffix scope, each candidate gives two variants, without and with it, scored on the text after it.
+        """
         variants = [self.variant(steps)]
         for index in candidates:
             rest = steps[:index] + steps[index + 1 :]
@@ -219,18 +223,18 @@ class _Page:
     def compare(
         self, ppls: Sequence[float], candidates: list[int], current: float, original: float
     ) -> tuple[list[float], list[float]]:
-        """For each candidate the perplexity without it, and the reference it is held against."""
+        """For each candidate, the perplexity without it and the reference perplexity."""
         if self.policy.scope == "suffix":
             return list(ppls[1::2]), list(ppls[2::2])
         reference = original if self.policy.reference == "original" else current
         return list(ppls[1:]), [reference] * len(candidates)
 
     def variant(self, steps: list[_Step]) -> Variant:
-        """A whole chain with the characters that its own perplexity scores."""
+        """The text of a whole chain, and the span that the scope scores."""
         text = self._text(steps)
         if self.policy.scope == "full":
             return Variant(text, None)
-        start = len(self.chain.question) + len(self._separator)
+        start = len(self.chain.question) + len(self.separator)
         if self.policy.scope == "answer":
             stated = answer_step(Chain("", tuple(s.text for s in steps), self.chain.answer))
             tail = self._tail(steps, len(steps) if not self.states_answer or stated is None else stated)
@@ -238,14 +242,14 @@ class _Page:
         return Variant(text, (start, len(text)))
 
     @property
-    def _separator(self) -> str:
+    def separator(self) -> str:
         return self.chain.joiner if self.policy.separator is None else self.policy.separator
 
     def _text(self, steps: list[_Step]) -> str:
-        return self._separator.join([self.chain.question, *self._parts(steps, 0)])
+        return self.separator.join([self.chain.question, *self._parts(steps, 0)])
 
     def _tail(self, steps: list[_Step], start: int) -> str:
-        return self._separator.join(self._parts(steps, start))
+        return self.separator.join(self._parts(steps, start))
 
     def _parts(self, steps: list[_Step], start: int) -> list[str]:
         parts = [step.text for step in steps[start:]]
@@ -254,44 +258,44 @@ class _Page:
         return parts
 
 
-def _score(request: ScoreRequest) -> Generator[Request, Reply, Sequence[float]]:
+def _request_scores(request: ScoreRequest) -> Generator[Request, Reply, Sequence[float]]:
     reply = yield request
-    assert not isinstance(reply, str), "a ScoreRequest is answered with perplexities"
-    assert reply is not None, "a ScoreRequest is answered with perplexities"
-    assert len(reply) == len(request.variants), "one perplexity for each variant"
+    assert not isinstance(reply, str), "the reply to a ScoreRequest must be perplexities"
+    assert reply is not None, "the reply to a ScoreRequest must be perplexities"
+    assert len(reply) == len(request.variants), "the reply needs one perplexity per variant"
     return reply
 
 
-def _merge(
-    page: _Page, steps: list[_Step], index: int, current: float, limit: float
+def _try_merge(
+    builder: _VariantBuilder, steps: list[_Step], index: int, current: float, limit: float
 ) -> Generator[Request, Reply, Edit | None]:
-    """Try to merge step `index` with the next step, then with the previous one (papers.md A2).
+    """Try to merge step `index` with the next step, then with the previous one (the order is our choice).
 
-    Changes `steps` and returns the edit when the merged step is shorter than the two, keeps every number
-    of the step that states the answer, and leaves the perplexity at or under `limit`.
+    On success, changes `steps` and returns the edit. The merged step must be shorter than the two steps together
+    and keep the answer and every number of the step that states it. The new perplexity must not exceed `limit`.
     """
-    stated = answer_step(Chain("", tuple(step.text for step in steps), page.chain.answer))
+    stated = answer_step(Chain("", tuple(step.text for step in steps), builder.chain.answer))
     for left in (index, index - 1):
         if not 0 <= left < len(steps) - 1:
             continue
         first, second = steps[left], steps[left + 1]
-        text = yield MergeRequest(page.chain.question, first.text, second.text)
-        assert text is None or isinstance(text, str), "a MergeRequest is answered with a text or None"
+        text = yield MergeRequest(builder.chain.question, first.text, second.text)
+        assert text is None or isinstance(text, str), "the reply to a MergeRequest must be a text or None"
         stating = steps[stated].text if stated in (left, left + 1) else None
-        if text is None or not _is_faithful(text, first.text, second.text, stating, page.chain.answer):
+        if text is None or not _is_faithful(text, first.text, second.text, stating, builder.chain.answer):
             continue
         merged = _Step(text, fixed=first.fixed or second.fixed)
         shorter = [*steps[:left], merged, *steps[left + 2 :]]
-        ppls = yield from _score(ScoreRequest((page.variant(steps), page.variant(shorter))))
+        ppls = yield from _request_scores(ScoreRequest((builder.variant(steps), builder.variant(shorter))))
         if ppls[1] <= limit:
-            before = page._separator.join([first.text, second.text])
+            before = builder.separator.join([first.text, second.text])
             steps[:] = shorter
             return Edit("merge", left, before, text, current, ppls[1], _ratio(ppls[1], current))
     return None
 
 
 def _is_faithful(text: str, first: str, second: str, stating: str | None, answer: str) -> bool:
-    """Whether a merged step is shorter than the two and, if one of them states the answer, states it too."""
+    """Whether a merged step is shorter than the two together and keeps the answer and numbers of `stating`, if any."""
     if not text.strip() or len(text) >= len(first) + len(second):
         return False
     if stating is None:

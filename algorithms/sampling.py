@@ -1,7 +1,7 @@
-"""What sampling answers means: its parameters, what a sample is, and where its randomness comes from.
+"""Sampling: its parameters, what a sample is, and where its randomness comes from.
 
-Every sample has a seed of its own, made of the run's seed, the row's id and the sample's number: a sample is
-the same whatever it is batched with, on whichever actor, before or after a restart.
+Every sample has its own seed, made from the run's seed, the row's id and the sample's index. A sample is therefore the
+same whatever it is batched with, on whichever actor, before or after a restart.
 
 Shape legend: B batch, V vocabulary.
 """
@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-if TYPE_CHECKING:  # what asks an endpoint for samples needs no torch
+if TYPE_CHECKING:  # the client of an endpoint needs no torch
     from torch import Tensor
 
 FinishReason: TypeAlias = Literal["stop", "length"]
@@ -20,12 +20,12 @@ Prompt: TypeAlias = str | tuple[Message, ...]  # a text, or a conversation for t
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How answers are drawn. `temperature` 0 is greedy; `top_p` 1 is the whole distribution.
+    """How one sample is drawn.
 
-    A text of `stop` ends a sample, and is not part of it.
+    `temperature` 0 is greedy, and `top_p` 1 the whole distribution. A text of `stop` ends the sample and is not part
+    of it. The same `seed` gives the same sample.
     """
 
-    num_samples: int = 8
     temperature: float = 0.7
     top_p: float = 1.0
     max_tokens: int = 512
@@ -37,8 +37,9 @@ class SamplingParams:
 class Sample:
     """One answer.
 
-    `mean_logprob` is the mean natural log-probability of its tokens, the end-of-sequence token too where the
-    model ended it, under the model itself (temperature 1, no top-p). None where an engine does not tell.
+    `num_tokens` counts its tokens, including the end-of-sequence token if the model ended it. `mean_logprob` is the
+    mean natural log-probability of these tokens under the model itself (temperature 1, no top-p), and None if an engine
+    does not report it.
     """
 
     text: str
@@ -54,43 +55,47 @@ def sample_seed(seed: int, row_id: str, index: int) -> int:
 
 
 def choose_tokens(
-    logits: "Tensor", exponentials: "Tensor | None", temperature: float, top_p: float, margin: float = 0.0
+    logits: "Tensor", exponentials: "Tensor", temperatures: "Tensor", top_ps: "Tensor", margin: float = 0.0
 ) -> "tuple[Tensor, Tensor]":
-    """Draw one token per row by an exponential race: the tokens [B], and whether each choice is in doubt [B].
+    """Draw one token for each row by an exponential race: the tokens [B], and whether each choice is in doubt [B].
 
-    `logits` [B, V] in float32; `exponentials` [B, V], one draw of Exp(1) per token, not needed for temperature 0.
-    The token of the largest p / E is a draw from p (Gumbel-max: log p - log E), and depends on each token's own
-    E only. A token is in the nucleus if all tokens more likely than it hold less than `top_p`: the most likely
-    one always is, equally likely ones all are or all are not. It is found without sorting: the winner of the
-    race is tested, and if it is outside, so is all that is no likelier; the rest races again.
+    `logits` [B, V] in float32; `exponentials` [B, V], a draw of Exp(1) for each token, ignored in greedy rows;
+    `temperatures` [B], 0 for greedy; `top_ps` [B]. Both are float64.
 
-    A choice is in doubt if logits that differ from these by less than half of `margin` may choose otherwise: the
-    runner-up is too close, or the winner too near the edge of the nucleus.
+    The token of the largest p / E is a draw from p (Gumbel-max: log p - log E), and depends only on each token's own E.
+    A token is in the nucleus if all more likely tokens together hold less than `top_p`. So the most likely token is
+    always in, and equally likely tokens are all in or all out. The nucleus is found without sorting: the winner of the
+    race is tested; if it is outside, so is every token that is no likelier, and the others race again.
+
+    A choice is in doubt if logits that differ by less than half of `margin` could change it: the runner-up is too
+    close, or the winner is too near the edge of the nucleus.
     """
-    if temperature == 0:
-        top = logits.topk(2)
-        return top.indices[:, 0], top.values[:, 0] - top.values[:, 1] < margin
-    assert exponentials is not None, "only temperature 0 goes without randomness"
-    scaled = logits / temperature
-    margin /= temperature
-    scores = scaled - exponentials.log()
+    greedy = temperatures == 0
+    temperatures = temperatures.masked_fill(greedy, 1.0)
+    whole = greedy | (top_ps >= 1)  # these rows have no nucleus
+    scaled = logits / temperatures[:, None].float()
+    margins = (margin / temperatures)[:, None]  # [B, 1]
+    scores = scaled - exponentials.masked_fill(greedy[:, None], 1.0).log()
     top = scores.topk(2)
-    if top_p >= 1:
-        return top.indices[:, 0], top.values[:, 0] - top.values[:, 1] < margin
+    if whole.all():
+        return top.indices[:, 0], top.values[:, 0] - top.values[:, 1] < margins[:, 0]
     probabilities = scaled.softmax(-1)
+    top_ps = top_ps.masked_fill(whole, 2.0)[:, None]  # no mass reaches 2
+    most, least = (top_ps + margins).float(), (top_ps - margins).float()
+    margins = margins.float()
 
     def mass_above(levels: "Tensor") -> "Tensor":
-        return (probabilities * (scaled > levels)).sum(-1)
+        return (probabilities * (scaled > levels)).sum(-1, keepdim=True)
 
     while True:
         levels = scaled.gather(-1, top.indices[:, :1])  # of the winners, [B, 1]
-        mass = mass_above(levels + margin)
-        outside = ((mass >= top_p + margin) & (mass > 0)).nonzero()[:, 0]
+        mass = mass_above(levels + margins)
+        outside = ((mass >= most) & (mass > 0)).nonzero()[:, 0]
         if len(outside) == 0:
             break
         scores[outside] = scores[outside].masked_fill(scaled[outside] <= levels[outside], float("-inf"))
         top = scores.topk(2)
     winners = top.indices[:, :1]
-    largest_mass = mass_above(levels - margin) - probabilities.gather(-1, winners)[:, 0]  # less the winner's own
-    too_close = top.values[:, 0] - top.values[:, 1] < margin
-    return winners[:, 0], too_close | (largest_mass >= top_p - margin)
+    largest_mass = mass_above(levels - margins) - probabilities.gather(-1, winners)  # without the winner's own
+    too_close = top.values[:, 0] - top.values[:, 1] < margins[:, 0]
+    return winners[:, 0], too_close | (largest_mass >= least)[:, 0]

@@ -1,4 +1,4 @@
-"""Splits by problem: every sample of a question falls on the same side, in every corpus and every run."""
+"""Splits by problem: all samples of a question are in the same split, in every corpus and every run."""
 
 import hashlib
 import re
@@ -9,10 +9,10 @@ SPLITS: Final = ("train", "validation", "held_out")
 
 
 def split_of(question: str, fractions: Sequence[float], seed: int) -> str:
-    """The split of a question; `fractions` of train, validation and held out sum to 1.
+    """The split of a question. The `fractions` of train, validation and held out sum to 1.
 
-    It depends on the question's text alone (not on case or spacing) and the seed, so that two corpora that
-    share a question agree about it.
+    The split depends only on the seed and the text of the question, ignoring case and spacing. So two corpora
+    put a shared question in the same split.
     """
     digest = hashlib.blake2b(
         f"{seed}\0{plain_question(question)}".encode("utf-8", "surrogatepass"), digest_size=8
@@ -26,5 +26,5 @@ def split_of(question: str, fractions: Sequence[float], seed: int) -> str:
 
 
 def plain_question(question: str) -> str:
-    """What is left of a question without case and spacing, which corpora that share it may not agree on."""
+    """A question in lower case with normalised spacing, because case and spacing vary between corpora."""
     return re.sub(r"\s+", " ", question).strip().lower()

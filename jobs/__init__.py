@@ -1,13 +1,19 @@
-"""What a person runs: one file is one verb, `python -m jobs.VERB` or `sluice VERB`.
+"""What a user runs: one file is one verb, `python -m jobs.VERB` or `sluice VERB`.
 
-    refine       a corpus -> the same corpus with the steps perplexity does not need taken out
-    sample       many answers per question, from any engine
-    grade        sampled solutions -> right, wrong or unknown, one record a sample
-    train        refined or graded solutions -> an adapter: SFT, ORPO, NAT, NCE and their rivals
-    report       the report of a run again, any time
-    export       a refined corpus -> files that trainers load as they are
-    make_corpus  a generated corpus of arithmetic word problems
+    make_corpus  generate a corpus of word problems
+    refine       remove the steps of a corpus that perplexity does not need
+    export       a refined corpus -> files that trainers load
+    sample       draw many answers to each question, with any engine
+    grade        sampled solutions -> right, wrong or unknown
+    train        refined or graded solutions -> an adapter: SFT, ORPO, NAT, NCE and others
+    report       write the report of a run again
 
-What verbs share is in `driver`; a job never imports a job. To add one: a module with a docstring, a frozen
-pydantic config (a docstring under each field is its --help), `run(config) -> int`, and `main`.
+`driver/` holds what verbs share, `reports/` the reports of their runs. A verb never imports a verb.
+
+To add a verb: a module with a docstring, a frozen pydantic config (the docstring under a field is its help),
+`run(config) -> int` and `main()`; its name in VERBS; and, if its runs have a report, `reports/VERB.py` with a template.
 """
+
+from typing import Final
+
+VERBS: Final = ("make_corpus", "refine", "export", "sample", "grade", "train", "report")  # in the order of the work

@@ -1,37 +1,34 @@
-"""The `sluice` command: `sluice VERB ...` is `python -m jobs.VERB ...`; alone it lists the verbs."""
+"""The `sluice` command: `sluice VERB ...` runs what `python -m jobs.VERB ...` runs. Alone it lists the verbs."""
 
 import ast
-import runpy
+import importlib
 import sys
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
+from jobs import VERBS
 
 
-def verbs() -> dict[str, str]:
-    """Each verb and the first line of its docstring, read without importing it."""
-    found = {}
-    for path in sorted(FOLDER.glob("*.py")):
-        if not path.name.startswith("_"):
-            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-            found[path.stem] = docstring.split("\n", 1)[0]
-    return found
+def summary(verb: str) -> str:
+    """The first line of a verb's docstring, read without importing the verb."""
+    source = (Path(__file__).parent / f"{verb}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").split("\n", 1)[0]
 
 
 def main() -> None:
     """Run one verb in this process."""
-    names = verbs()
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        print("usage: sluice VERB [flags]; sluice VERB --help tells the flags\n")
-        for name, summary in names.items():
-            print(f"  {name:<12} {summary}")
+        print(
+            "usage: sluice VERB [flags]\n\nThe verbs, in the order of the work (sluice VERB --help lists the flags):\n"
+        )
+        for verb in VERBS:
+            print(f"  {verb:<12} {summary(verb)}")
         return
     verb = sys.argv[1].replace("-", "_")
-    if verb not in names:
-        print(f"sluice: no verb {sys.argv[1]!r}; there are {', '.join(names)}", file=sys.stderr)
+    if verb not in VERBS:
+        print(f"sluice: unknown verb {sys.argv[1]!r}; the verbs are {', '.join(VERBS)}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"sluice {verb}", *sys.argv[2:]]
-    runpy.run_module(f"jobs.{verb}", run_name="__main__")
+    importlib.import_module(f"jobs.{verb}").main()
 
 
 if __name__ == "__main__":

@@ -1,38 +1,37 @@
-"""Grade sampled solutions: the answer each one states, and whether it is the gold answer.
+"""Grade sampled solutions: the answer that each states, and whether it equals the gold answer.
 
-    python -m jobs.grade --input ../shared/data/math_teacher/gpt-4.parquet --format tdg --output runs/graded
+    python -m jobs.grade --input examples/samples.jsonl --output runs/graded
 
-One record per sample in OUTPUT/rows: right, wrong, or unknown with the reason. Comparing runs in processes
-that are killed when an expression takes longer than --seconds-per-sample. `algorithms.answers` says what a
-solution's answer is and when two are the same.
+One record for each sample in OUTPUT/rows: right, wrong, or unknown with the reason. Answers are compared in processes
+that are killed if an expression takes longer than --seconds-per-sample. `algorithms.answers` defines the answer of a
+solution, and when two answers are equal.
 """
 
 import math
-from typing import Final, Literal
+from typing import Annotated, Final
 
 from pydantic import Field, field_validator
 
 from actors.grader import Grader
-from actors.records import Totals
-from jobs.driver import command, inputs, pipeline
-from jobs.driver.pipeline import Pipeline, PipelineConfig, stream_through_actors
+from actors.runs.records import Totals
+from algorithms.formats import formats_for
+from jobs.driver import command, corpus_run, inputs
+from jobs.driver.command import choice
+from jobs.driver.corpus_run import CorpusConfig, CorpusRun, format_help, stream_through_workers
 
 JOB: Final = "grade"
 
 
-class GradeConfig(PipelineConfig):
+class GradeConfig(CorpusConfig):
     """Flags of `jobs.grade`."""
 
-    format: Literal["tdg", "samples", "gsm8k-solutions"] = "samples"
-    """How to read a row. samples: question, answer, samples (a run of jobs.sample, or lists of texts). tdg:
-    question, answer with a \\boxed{}, generated_answer. gsm8k-solutions: question, ground_truth, and a column a
-    model."""
+    format: Annotated[str, choice(formats_for("grade"))] = Field(default="samples", description=format_help("grade"))
     seconds_per_sample: float = Field(default=5.0, gt=0)
-    """An answer that takes longer to compare gets no grade."""
+    """Time limit for comparing one answer. A sample that exceeds it is unknown."""
     splits: tuple[float, float, float] = (0.9, 0.05, 0.05)
-    """Fractions of problems in train, validation and held_out."""
+    """Fractions of the problems in train, validation and held_out."""
     seed: int = 0
-    """Of the splits, which depend on the question's text and on nothing else."""
+    """Seed of the splits. A problem's split depends only on this and on the text of its question."""
 
     @field_validator("splits")
     @classmethod
@@ -45,7 +44,7 @@ class GradeConfig(PipelineConfig):
     @classmethod
     def _check_gpus(cls, value: float) -> float:
         if value:
-            raise ValueError("grading needs no GPU: leave it out")
+            raise ValueError("grading uses no GPU: leave the flag out")
         return value
 
 
@@ -55,13 +54,13 @@ def main() -> None:
 
 
 def run(config: GradeConfig) -> int:
-    """Grade, or go on grading; the exit status."""
+    """Grade, or resume grading. Returns the exit status."""
     corpus = inputs.open_corpus(config.input, config.format, config.columns, None, config.id_column, config.limit)
     processes = config.threads_per_actor or 1
     settings = (processes, config.seconds_per_sample, config.splits, config.seed)
-    stream = stream_through_actors(config, Grader, lambda output, session: (output, session, *settings))
+    stream = stream_through_workers(config, Grader, lambda output, session: (output, session, *settings))
     identity = {"grading": config.model_dump(mode="json", include={"seconds_per_sample", "splits", "seed"})}
-    return pipeline.run(Pipeline(JOB, config, corpus, identity, "grading", stream, _right))
+    return corpus_run.run(CorpusRun(JOB, config, corpus, identity, "grading", stream, _right))
 
 
 def _right(totals: Totals) -> list[str]:

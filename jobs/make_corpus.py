@@ -1,9 +1,9 @@
-"""Make a corpus: generated multi-step arithmetic word problems whose solutions repeat themselves.
+"""Make a corpus of arithmetic word problems whose solutions contain redundant steps.
 
     python -m jobs.make_corpus --rows 1000 --seed 7 --output data/word_problems.jsonl
 
-The same seed gives the same rows. The output is in `--format steps`; column `redundant` lists the steps that
-say nothing new.
+The same seed gives the same rows. The output has `--format steps`, and its column `redundant` lists the steps that say
+nothing new.
 """
 
 import json
@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
-from actors.storage import Storage, open_storage
+from actors.errors import UserError
+from actors.runs.storage import Storage, open_storage
 from algorithms.word_problems import generate
 from jobs.driver import command
-from jobs.driver.command import JobConfig, UserError
+from jobs.driver.command import JobConfig
 
 SCHEMA = pa.schema(
     [
@@ -38,11 +39,11 @@ class MakeCorpusConfig(JobConfig):
     rows: int = Field(default=1000, ge=1)
     """Number of problems."""
     seed: int = 0
-    """The same seed gives the same problems, and the first rows of a larger corpus."""
+    """The same seed gives the same problems. A larger corpus begins with the rows of a smaller one."""
     min_operations: int = Field(default=2, ge=1)
-    """Calculations in a problem, at least."""
+    """Minimum number of calculations in a problem."""
     max_operations: int = Field(default=5, ge=1)
-    """Calculations in a problem, at most."""
+    """Maximum number of calculations in a problem."""
 
     @model_validator(mode="after")
     def _check_operations(self) -> "MakeCorpusConfig":
@@ -59,7 +60,7 @@ def main() -> None:
 
 
 def run(config: MakeCorpusConfig) -> int:
-    """Write the corpus, whole or not at all."""
+    """Write the corpus atomically. Returns the exit status."""
     if not config.output.endswith((".jsonl", ".parquet")):
         raise UserError(f"--output {config.output} must end in .jsonl or .parquet")
     try:

@@ -1,10 +1,10 @@
-"""Refine a corpus of reasoning chains: steps whose removal does not raise perplexity go.
+"""Refine a corpus: remove the reasoning steps whose removal does not raise perplexity.
 
-    python -m jobs.refine --input ../shared/data/gsm8k/train.jsonl --format gsm8k --limit 64 --output runs/gsm8k
+    python -m jobs.refine --input examples/gsm8k.jsonl --format gsm8k --output runs/refined
 
-Reads, refines and writes as a stream on Ray, on the cluster of RAY_ADDRESS or a local one. Every input row
-gets one terminal record in OUTPUT/rows. A run that stops goes on with the same command. SPIRIT-FT is
-described in `algorithms.refinement`.
+Reads, refines and writes as a stream on Ray, on the cluster at RAY_ADDRESS or on a local one. Every input row gets one
+terminal record in OUTPUT/rows. Repeat the command to resume a run. `algorithms.refinement` describes the method,
+SPIRIT-FT (arXiv 2502.13260).
 """
 
 import bisect
@@ -14,68 +14,78 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from actors.corpus import Corpus
-from actors.models import check_model
-from actors.records import RecordStore, Totals
+from actors.errors import UserError
+from actors.models.checks import check_model
 from actors.refiner import Refiner
-from actors.scorer_protocol import Scorer
+from actors.runs.corpus import Corpus
+from actors.runs.folder import RunFolder, open_run_folder
+from actors.runs.records import RecordStore, Totals
+from actors.scoring.build import ForestScorerFactory
+from actors.scoring.protocol import Scorer
+from algorithms.formats import formats_for
 from algorithms.perplexity import Scope
 from algorithms.refinement import RECIPES, Policy, Reference, Unmerged
-from jobs.driver import command, inputs, pipeline
-from jobs.driver.command import UserError
-from jobs.driver.pipeline import Pipeline, PipelineConfig, Stream, ray_for, resolve_dtype, stream_through_actors
-from jobs.driver.progress import Progress, RowsLine, clock
+from jobs.driver import command, corpus_run, inputs
+from jobs.driver.command import choice
+from jobs.driver.corpus_run import (
+    CorpusConfig,
+    CorpusRun,
+    Stream,
+    format_help,
+    ray_for,
+    resolve_dtype,
+    stream_through_workers,
+)
+from jobs.driver.progress import Progress, RowsLine
+from jobs.reports.parts import clock
 
 JOB: Final = "refine"
-POLICY_FLAGS: Final = {  # flag -> field of Policy; a recipe sets the defaults of these
-    "t1": "t1",
-    "t2": "t2",
-    "scope": "scope",
-    "reference": "reference",
-    "protect_answer": "protect_answer",
-    "merge": "unmerged",
-}
+POLICY_FLAGS: Final = (  # fields of Policy; a recipe sets their defaults
+    "t1",
+    "t2",
+    "scope",
+    "reference",
+    "protect_answer",
+    "unmerged",
+)
 
 
-class RefineConfig(PipelineConfig):
+class RefineConfig(CorpusConfig):
     """Flags of `jobs.refine`."""
 
-    format: Literal["steps", "gsm8k", "math", "chat", "text"] = "steps"
-    """How to read a row. steps: question, steps, answer. gsm8k: question, answer. math: problem, solution.
-    chat: messages. text: question, text and, if there, answer."""
+    format: Annotated[str, choice(formats_for("refine"))] = Field(default="steps", description=format_help("refine"))
     split: str | None = None
-    """How math, chat and text are cut into steps: newline, paragraph, sentence or regex:PATTERN."""
+    """How to split texts (formats math, chat and text) into steps: newline, paragraph, sentence or regex:PATTERN."""
     model: str = "smollm2"
-    """Who scores: smollm2 (embedded), a model folder or a hub name. The strongest model at hand is best."""
+    """The model that scores: smollm2 (embedded), a model folder or a hub name. Stronger models score better."""
     recipe: Literal["sluice", "digest"] = "sluice"
-    """Defaults of the six flags that follow. digest: the decisions of the paper's digest."""
+    """Defaults of the next six flags. digest makes the decisions of the paper's published digest."""
     t1: float = Field(default=RECIPES["sluice"].t1, gt=0)
-    """A step goes if the perplexity without it is below t1 times the reference."""
+    """Remove a step if the perplexity without it is below t1 times the reference."""
     t2: float = Field(default=RECIPES["sluice"].t2, gt=0)
-    """Refining ends when it is above t2 times the reference for every step."""
+    """Stop refining a chain if, for every step, the perplexity without it is above t2 times the reference."""
     scope: Scope = RECIPES["sluice"].scope
-    """Which tokens count: completion (reasoning and answer), answer, full (the question too), or suffix
-    (those behind the removed step, with and without it)."""
+    """Tokens that perplexity counts: completion (reasoning and answer), answer, full (the question too), or suffix
+    (those after the removed step, with and without it)."""
     reference: Reference = RECIPES["sluice"].reference
-    """Perplexity to compare with: of the chain as it is now, or as it came."""
+    """Compare with the perplexity of the current chain, or of the original one."""
     protect_answer: bool = RECIPES["sluice"].protect_answer
     """Never remove the step that states the answer."""
-    merge: Unmerged = RECIPES["sluice"].unmerged
-    """What happens to a step between t1 and t2, which should be merged: drop it, stop refining the chain, or
-    keep the step and look at the others (the same as stop while no model merges steps)."""
+    unmerged: Unmerged = RECIPES["sluice"].unmerged
+    """What to do with a step between t1 and t2, which should be merged, as long as no model merges steps: drop the
+    step, stop refining the chain, or keep the step and go on with the others."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Weights and activations. auto: bfloat16 on a GPU, float32 on a CPU."""
+    """Type of weights and activations. auto: bfloat16 on a GPU, float32 on a CPU."""
     token_budget: int | None = Field(default=None, ge=64)
-    """New tokens in one forward pass at most: 16384 on a GPU, 1024 on a CPU. Halves itself out of memory."""
+    """Maximum of new tokens in a forward pass. Default: 16384 on a GPU, 1024 on a CPU. Halved if memory runs out."""
     dry_run: int = Field(default=0, ge=0)
-    """Refine only this many sampled rows, project time, tokens and cost of the corpus, keep nothing. 0 = off."""
+    """Refine only this many random rows, project time, tokens and cost of the whole corpus, keep nothing. 0: off."""
     price_per_gpu_hour: float | None = Field(default=None, ge=0)
-    """Dollars; with --dry-run and --gpus-per-actor the projection has a cost."""
+    """Dollars. With --dry-run and --gpus-per-actor, the projection includes the cost."""
 
     @model_validator(mode="after")
     def _check_together(self) -> "RefineConfig":
@@ -85,38 +95,15 @@ class RefineConfig(PipelineConfig):
         return self
 
     def policy(self) -> Policy:
-        """The refinement policy of these flags. Raises ValueError where they contradict each other."""
-        values = {part: getattr(self, flag) for flag, part in POLICY_FLAGS.items()}
+        """The refinement policy of these flags. Raises ValueError if they contradict each other."""
+        values = {name: getattr(self, name) for name in POLICY_FLAGS}
         return dataclasses.replace(RECIPES[self.recipe], **values)
 
 
 def recipe_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the chosen recipe sets where no flag does."""
+    """The defaults that the chosen recipe sets."""
     policy = RECIPES.get(given["recipe"], Policy())
-    return {flag: getattr(policy, part) for flag, part in POLICY_FLAGS.items()}
-
-
-@dataclass(frozen=True)
-class ModelScorer:
-    """Makes the scorer inside an actor, where torch is imported."""
-
-    model: str
-    device: str
-    dtype: str
-    token_budget: int | None
-    num_threads: int | None
-
-    def __call__(self) -> Scorer:
-        """Load the model."""
-        from actors.scorer import ForestScorer
-
-        return ForestScorer(
-            self.model,
-            device=self.device,
-            dtype=self.dtype,
-            token_budget=self.token_budget,
-            num_threads=self.num_threads,
-        )
+    return {name: getattr(policy, name) for name in POLICY_FLAGS}
 
 
 def main() -> None:
@@ -125,24 +112,26 @@ def main() -> None:
 
 
 def run(config: RefineConfig, make_scorer: Callable[[], Scorer] | None = None) -> int:
-    """Refine, or go on refining; the exit status. `make_scorer` replaces the model (tests, other scorers)."""
+    """Refine, or resume refining. Returns the exit status. `make_scorer` replaces the model's scorer."""
     corpus = inputs.open_corpus(
         config.input, config.format, config.columns, config.split, config.id_column, config.limit
     )
     dtype = resolve_dtype(config.dtype, config.device)
-    try:
-        model = check_model(config.model, offsets=True) if make_scorer is None else {"model": repr(make_scorer)}
-    except ValueError as error:
-        raise UserError(str(error)) from None
     if make_scorer is None:
-        make_scorer = ModelScorer(config.model, config.device, dtype, config.token_budget, config.threads_per_actor)
+        checked = check_model(config.model, offsets=True)
+        model = checked.identity
+        make_scorer = ForestScorerFactory(
+            checked.source, config.device, dtype, config.token_budget, config.threads_per_actor
+        )
+    else:
+        model = {"model": repr(make_scorer)}
     policy = config.policy()
-    stream = stream_through_actors(config, Refiner, lambda output, session: (make_scorer, policy, output, session))
+    stream = stream_through_workers(config, Refiner, lambda output, session: (make_scorer, policy, output, session))
     if config.dry_run:
         return _dry_run(config, corpus, stream)
     identity = {"model": {**model, "dtype": dtype}, "policy": dataclasses.asdict(policy)}
     doing = f"refining with {model['model']}"
-    return pipeline.run(Pipeline(JOB, config, corpus, identity, doing, stream, _tokens_saved))
+    return corpus_run.run(CorpusRun(JOB, config, corpus, identity, doing, stream, _tokens_saved))
 
 
 def _tokens_saved(totals: Totals) -> list[str]:
@@ -151,17 +140,17 @@ def _tokens_saved(totals: Totals) -> list[str]:
 
 
 def _dry_run(config: RefineConfig, corpus: Corpus, stream: Stream) -> int:
-    """Refine a sample into a folder that is thrown away, and project it onto the corpus."""
-    output = pipeline.open_output(config.output)
+    """Refine a sample of rows into a temporary folder, and project the result onto the corpus."""
+    output = open_run_folder(config.output).root
     counts = inputs.count_rows_by_file(corpus)
     rows = counts.total
     sample = _sample(corpus, counts, config.dry_run)
-    scratch = output.parent / f".{output.name}.dry-run-{os.getpid()}"
+    scratch = RunFolder(output.parent / f".{output.name}.dry-run-{os.getpid()}")
     try:
-        scratch.make_folder()
+        scratch.root.make_folder()
     except OSError as error:
         raise UserError(f"cannot write beside output {config.output}: {error.strerror or error}") from None
-    store = RecordStore(scratch / "rows")
+    store = RecordStore(scratch.rows)
     try:
         with ray_for(config), Progress(RowsLine(store, inputs.RowCount(config.dry_run, is_exact=True), _tokens_saved)):
             started = time.time()
@@ -169,12 +158,12 @@ def _dry_run(config: RefineConfig, corpus: Corpus, stream: Stream) -> int:
             seconds = time.time() - started
         print(_projection(config, rows, store.totals(), seconds))
     finally:
-        scratch.delete_folder()
+        scratch.root.delete_folder()
     return 0
 
 
 def _sample(corpus: Corpus, counts: inputs.FileCounts, size: int) -> Corpus:
-    """The corpus with only `size` rows of it, chosen evenly at random with a fixed seed."""
+    """`size` rows of the corpus, chosen uniformly at random with a fixed seed."""
     num_rows = counts.total.num_rows
     positions = random.Random(0).sample(range(num_rows), min(size, num_rows))
     chosen: dict[int, set[int]] = {}
@@ -187,12 +176,12 @@ def _sample(corpus: Corpus, counts: inputs.FileCounts, size: int) -> Corpus:
 
 
 def _projection(config: RefineConfig, rows: inputs.RowCount, totals: Totals, seconds: float) -> str:
-    """What the whole corpus would take, from the model seconds of a sample."""
+    """The cost of the whole corpus, from the model seconds of a sample."""
     seconds_forward = totals.sums["forward_seconds"]
     sampled = max(1, totals.num_rows)
     scale = rows.num_rows / sampled
     actors = config.actor_range[1]
-    # Start-up happens once: project the time models computed, not the time that passed.
+    # Start-up happens once, so project the models' computing time, not the elapsed time.
     projected = seconds_forward * scale / actors
     start_up = max(0.0, seconds - seconds_forward / actors)
     original = totals.sums["tokens_original"]

@@ -1,15 +1,16 @@
-"""Write the report of a run again, any time, also while the run is at work.
+"""Write the report of a run again, even while the run is at work.
 
-python -m jobs.report runs/gsm8k
+python -m jobs.report runs/refined
 """
-
-from pathlib import Path
 
 import tyro
 
-from actors.storage import open_storage
-from jobs.driver import command, manifest, report
-from jobs.driver.command import JobConfig, UserError
+from actors.errors import UserError
+from actors.runs import manifest
+from actors.runs.folder import open_run_folder
+from jobs.driver import command
+from jobs.driver.command import JobConfig
+from jobs.reports import page
 
 
 class ReportConfig(JobConfig):
@@ -25,16 +26,13 @@ def main() -> None:
 
 
 def run(config: ReportConfig) -> int:
-    """Write report.html and report.json into the run and print the summary."""
-    try:
-        output = open_storage(config.run)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    """Write report.html and report.json into the run's folder, and print the summary."""
+    output = open_run_folder(config.run)
     record = manifest.load(output)
     if record is None:
-        raise UserError(f"no run in {config.run}: there is no {Path(config.run) / manifest.NAME}")
-    facts = report.write_report(output, record)
-    print(report.summary(facts, config.run, record))
+        raise UserError(f"there is no run in {config.run}: {output.manifest.path} does not exist")
+    facts = page.write_report(output, record)
+    print(page.summary(facts, config.run, record))
     return 0
 
 

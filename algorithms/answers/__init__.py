@@ -1,15 +1,15 @@
-"""Final answers: where a solution states its own, and which answers are the same.
+"""Final answers: extract them from solutions and compare them.
 
     extraction   a solution's text -> the answer it states, and how it was found
-    cleaning     the ways to write one thing, brought to one
+    cleaning     normalise notation: Unicode, spacing, fractions, text commands
     structure    an answer's text -> a tree: lists, intervals, matrices, relations, quantities, words
-    equivalence  whether two answers are the same, by structure
-    expressions  LaTeX -> SymPy by math-verify's parser, and exact comparison
-    units        what a unit measures
-    demands      the form a question demands of its answer: an order, factored, expanded
-    string_rule  what comparing normalised texts says, for the comparison
-    classes      many answers to one question -> classes of the same answer
+    equivalence  whether two answers are equal, by structure
+    expressions  parse LaTeX to SymPy with math-verify's parser, and compare exactly
+    units        the dimension and the size of a unit
+    demands      the form that a question demands: an order, factored, expanded
+    string_rule  the string-matching grader, as a baseline
+    classes      many answers to one question -> classes of equal answers
 
-Nothing here limits time: SymPy can think for hours about one expression. Whoever calls `equivalence` on answers
-from models does so in a process that can be killed.
+Nothing here limits time, and SymPy can take hours on one expression. Call `equivalence` on answers from models
+only in a process that you can kill.
 """

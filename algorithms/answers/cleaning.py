@@ -1,7 +1,7 @@
-r"""The ways to write one thing, brought to one: Unicode to LaTeX, spacing, fractions, words out of `\text{}`.
+r"""Normalise the notation of an answer: Unicode to LaTeX, spacing, fractions, words out of `\text{}`.
 
-What comes out is LaTeX without spacing commands, in which every word that is no mathematics stands between
-« and », so that later steps can tell a unit from a product of variables.
+The result is LaTeX without spacing commands. Every word that is not mathematics is marked with « and », so that
+later steps can distinguish a unit from a product of variables.
 """
 
 import re
@@ -60,8 +60,8 @@ ALIASES: Final = (
 
 
 def clean(answer: str) -> str:
-    """One form of an answer's text; "" for a missing answer."""
-    text = _undress(answer.translate(SIGNS))
+    """The normal form of an answer's text; "" for a missing answer."""
+    text = _without_delimiters(answer.translate(SIGNS))
     text = re.sub(r"\\\\(?=[a-zA-Z]{2,})(?!\s)", r"\\", text) if "matrix" not in text and "array" not in text else text
     text = re.sub(r"(?<=\d)\s*(?:,\s*)?\\[!,]\s*(?=\d{3}(?!\d))", "", text)  # 10,\!000 and 10\,000
     text = re.sub(r"(?<=\d)\{,\}\s*(?:\\!)?\s*(?=\d{3}(?!\d))", "", text)
@@ -71,39 +71,39 @@ def clean(answer: str) -> str:
     for pattern, replacement in ALIASES:
         text = re.sub(pattern, replacement, text)
     text = _unwrap(text, WRAPPERS, lambda content: content)
-    text = _unwrap(text, TEXT, _words)
+    text = _unwrap(text, TEXT, _text_content)
     text = re.sub(r"\\sqrt\s*\[\s*([^\]]+)\]\s*([a-zA-Z0-9])", r"\\sqrt[\1]{\2}", text)
     text = re.sub(r"\\sqrt\s*([a-zA-Z0-9])", r"\\sqrt{\1}", text)
     text = re.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
     text = re.sub(r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
     text = re.sub(r"√\s*\(?(\w+)\)?", r"\\sqrt{\1}", text)
-    text = _braced(text)
+    text = _with_all_braces(text)
     text = re.sub(r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}", r"\\frac{\1}{\2}", text)
     text = re.sub(r"\{([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}", r"\\binom{\1}{\2}", text)
     text = re.sub(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi ", text)
     text = re.sub(r"(?<![\\a-zA-Z])(?:infinity|infty)(?![a-zA-Z])", r"\\infty ", text)
     text = re.sub(r"(?<=\d)\s*\^?\s*\{?\s*(?:«(?:st|nd|rd|th)»|(?:st|nd|rd|th)(?![a-zA-Z]))\s*\}?", "", text)
     text = re.sub(r"(?<![\\a-zA-Z])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|ln|log|exp)(?=\s*\()", r"\\\1", text)
-    text = _plain_words(text)
+    text = _mark_words(text)
     text = re.sub(r"\s+", " ", text)
     text = re.sub(r"» ?«", " ", text)
-    return _stripped(text)
+    return _without_trailing_marks(text)
 
 
-def _undress(text: str) -> str:
-    """Without the delimiters of mathematics, without markup around the whole."""
+def _without_delimiters(text: str) -> str:
+    """Remove math delimiters and the markup around the text."""
     text = re.sub(r"\\[()\[\]]", " ", re.sub(r"\\\\(?=\[)", r"\\\\ ", text))
-    # An escaped dollar is money, and so is one before a number that is never closed.
+    # An escaped dollar means money. So does an unclosed dollar before a number.
     text = text.replace(r"\$", "¤")
     if text.count("$") % 2 == 1:
         text = re.sub(r"\$(?=\s*[\d.])", "¤", text, count=1)
     text = text.replace("$", " ").replace(r"\%", "%").replace("\\&", " and ")
-    text = re.sub(r"(?<![\w)])\*\*([^*]+?)\*\*(?![\w(])", r"\1", text)  # markup, not Python's power
+    text = re.sub(r"(?<![\w)])\*\*([^*]+?)\*\*(?![\w(])", r"\1", text)  # bold markup, not a Python power
     return text.strip()
 
 
 def _unwrap(text: str, command: re.Pattern[str], change: Callable[[str], str]) -> str:
-    """Replace each command and its braced argument by what `change` makes of the argument."""
+    """Replace each command and its braced argument with `change(argument)`."""
     while match := command.search(text):
         end = closing_brace(text, match.end())
         if end is None:
@@ -112,8 +112,8 @@ def _unwrap(text: str, command: re.Pattern[str], change: Callable[[str], str]) -
     return text
 
 
-def _words(content: str) -> str:
-    """The content of a text command: mathematics if it is a number, one letter or a function, else words."""
+def _text_content(content: str) -> str:
+    """The content of a text command: mathematics if it is a number, a letter or a function, else marked words."""
     bare = content.strip()
     if re.fullmatch(r"[-+]?[\d.,:/ ]+|[a-zA-Z]|[A-Z]?\d+", bare) and not re.fullmatch("[A-JLmgsh]", bare):
         return f" {bare} " if not re.fullmatch(r"[A-Z]?\d+", bare) else bare
@@ -124,19 +124,19 @@ def _words(content: str) -> str:
     return f" «{bare}» "
 
 
-def _braced(text: str) -> str:
-    r"""`\frac12`, `\frac 1{2}`, `\frac\pi2` with all their braces; the same for `\binom`."""
+def _with_all_braces(text: str) -> str:
+    r"""Add the braces missing in `\frac12`, `\frac 1{2}` and `\frac\pi2`, also for `\binom`."""
     part = r"\s*(\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}|\\[a-zA-Z]+\s*(?:\{[^{}]*\})?|[a-zA-Z0-9])"
 
-    def put(match: re.Match[str]) -> str:
+    def rebuilt(match: re.Match[str]) -> str:
         inside = [each.strip()[1:-1] if each.strip().startswith("{") else each.strip() for each in match.groups()[1:]]
         return f"\\{match[1]}{{{inside[0]}}}{{{inside[1]}}}"
 
-    return re.sub(rf"\\(frac|binom){part}{part}", put, text)
+    return re.sub(rf"\\(frac|binom){part}{part}", rebuilt, text)
 
 
-def _plain_words(text: str) -> str:
-    """Mark runs of words outside of commands: letters that are no function, two or more in a row."""
+def _mark_words(text: str) -> str:
+    """Mark words outside commands: runs of letters that are neither functions nor products of variables."""
 
     def mark(match: re.Match[str]) -> str:
         word, touching = match[0], match.start() > 0 and match.string[match.start() - 1] in "0123456789})]"
@@ -152,7 +152,7 @@ def _plain_words(text: str) -> str:
 
 
 def _is_word(word: str, *, touching: bool) -> bool:
-    """Whether letters are a word, not a product of variables such as abc, or 2xyz, which touches its factor."""
+    """Whether letters form a word, not a product of variables: abc, or xyz in 2xyz (`touching` its factor)."""
     if word.lower() in SHORT_WORDS:
         return True
     is_run = "".join(sorted(word)) in "abcdefghijklmnopqrstuvwxyz"
@@ -165,7 +165,7 @@ SHORT_WORDS: Final = frozenset((
 ))  # fmt: skip
 
 
-def _stripped(text: str) -> str:
+def _without_trailing_marks(text: str) -> str:
     text = text.strip()
     while True:
         before = text

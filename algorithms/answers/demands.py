@@ -1,9 +1,10 @@
-r"""What a question demands of the form of its answer, so that another form of the same value is wrong.
+r"""The form that a question demands of its answer.
 
-"List them from least to greatest": the same values in another order are wrong. "Factor completely": the
-same polynomial expanded, or with a factor that factors further, is wrong; "expand": the same polynomial as a product.
-A "lowest terms", "rationalize the denominator", "a single fraction": another form of the right value is neither
-right nor wrong. A demand counts only where the gold answer meets it; without one 2/4 is 1/2.
+Some demands make another form of the right value wrong. "List them from least to greatest" rejects another
+order. "Factor completely" rejects an expanded polynomial and a factor that still factors. "Expand" rejects a
+product. Other demands, such as "lowest terms", "rationalize the denominator" or "a single fraction", leave another
+form ungraded: neither right nor wrong. A demand applies only if the gold answer meets it. Without a demand, 2/4
+equals 1/2.
 """
 
 import math
@@ -35,7 +36,7 @@ ROOT: Final = re.compile(r"\\sqrt\s*\{\s*(\d+)\s*\}")
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """`ordered`: lists keep their order. `form`: what a polynomial must look like. `tidy`: what holds of the text."""
+    """`ordered`: lists keep their order. `form`: the form of a polynomial. `tidy`: conditions on the answer's text."""
 
     ordered: bool = False
     form: Literal["factored", "expanded"] | None = None
@@ -43,7 +44,7 @@ class Demand:
 
 
 def demand_of(question: str) -> Demand:
-    """What a question demands."""
+    """The demands in a question's text."""
     form: Literal["factored", "expanded"] | None = None
     if FACTOR.search(question):
         form = "factored"
@@ -54,7 +55,7 @@ def demand_of(question: str) -> Demand:
 
 
 def meets(demand: Demand, gold: str, answer: str) -> bool:
-    """Whether an answer that equals the gold one also has the form that is demanded, as far as the gold one has."""
+    """Whether an answer equal to the gold answer has the demanded order and form, if the gold answer has them."""
     one, other = parse_answer(gold), parse_answer(answer)
     if demand.ordered and isinstance(one, Values) and isinstance(other, Values) and not (one.is_set or other.is_set):
         return len(one.items) == len(other.items) and all(map(same, one.items, other.items))
@@ -68,14 +69,14 @@ def meets(demand: Demand, gold: str, answer: str) -> bool:
 
 
 def is_tidy(demand: Demand, gold: str, answer: str) -> bool:
-    """Whether an answer that equals the gold one is worked out as far as is demanded, and as the gold one is."""
-    answer = answer.rsplit("=", 1)[-1]  # 2/16 = 1/8 ends reduced
+    """Whether an answer equal to the gold answer meets each `tidy` condition that the gold answer meets."""
+    answer = answer.rsplit("=", 1)[-1]  # 2/16 = 1/8 counts as reduced
     one, other = clean(gold), clean(answer)
     return all(holds(other) or not holds(one) for holds in demand.tidy)
 
 
 def _is_reduced(latex: str) -> bool:
-    """No fraction of integers can be reduced, no root of an integer has a square factor."""
+    """Every fraction of integers is reduced, and no integer under a root has a square factor."""
     for match in FRACTION.finditer(latex):
         top, bottom = int(match[1] or match[3]), int(match[2] or match[4])
         if math.gcd(top, bottom) != 1 or bottom == 1:
@@ -88,17 +89,17 @@ def _is_squarefree(number: int) -> bool:
 
 
 def _is_rationalized(latex: str) -> bool:
-    """No root in or over a denominator."""
+    """No root in a denominator, and no fraction under a root."""
     return re.search(r"\}\s*\{[^{}]*\\sqrt|/\s*\(?\s*\d*\s*\\sqrt|\\sqrt\s*\{[^{}]*(?:\\frac|/)", latex) is None
 
 
-def _is_one(latex: str) -> bool:
-    """One fraction, nothing added to it."""
+def _is_single_fraction(latex: str) -> bool:
+    """A single fraction, with nothing added to it."""
     return re.search(r"(?<=[^\s({^])\s*[-+]", re.sub(r"\{(?:[^{}]|\{[^{}]*\})*\}", "G", latex)) is None
 
 
 def _is_mixed(latex: str) -> bool:
-    """A whole number with a fraction behind it."""
+    """A whole number followed by a fraction."""
     return re.search(r"\d\s*\\frac|\d\s+\d+\s*/", latex) is not None
 
 
@@ -114,8 +115,8 @@ def _has_no_bars(latex: str) -> bool:
     return re.search(r"\||\\vert|\\lvert", latex) is None
 
 
-# What a question says of the form of numbers -> what then holds of the answer as clean LaTeX. A common fraction
-# has lowest terms by the rules of the contests that ask for one.
+# Wording in a question -> the condition on the answer as clean LaTeX. A common fraction is in lowest terms by the
+# rules of the contests that ask for one.
 TIDY: Final[tuple[tuple[str, Callable[[str], bool]], ...]] = (
     (
         r"\b(?:lowest terms|simplest (?:\w+ )?form|reduced (?:\w+ )?(?:fraction|form)|common fraction|simplify"
@@ -126,13 +127,13 @@ TIDY: Final[tuple[tuple[str, Callable[[str], bool]], ...]] = (
     (r"\bmixed number\b", _is_mixed),
     (r"\bas a (?:\w+ )?decimal\b|\bin decimal form\b", _has_no_fractions),
     (r"\brationaliz(?:e|ed|ing)\b|\brational denominator\b", _is_rationalized),
-    (r"\bsingle (?:\w+ )?fraction\b", _is_one),
+    (r"\bsingle (?:\w+ )?fraction\b", _is_single_fraction),
     (r"\bwithout (?:any |using )?absolute value\b", _has_no_bars),
 )
 
 
 def _polynomial(node: Node | None) -> str | None:
-    """The last side of "f = ...", the text of a choice, an expression, if it has variables."""
+    """The expression if it has variables: of a leaf, of the last side of "f = ...", or of a choice."""
     if isinstance(node, Relation) and set(node.operators) == {"="}:
         node = node.sides[-1]
     if isinstance(node, Choice):
@@ -141,13 +142,13 @@ def _polynomial(node: Node | None) -> str | None:
 
 
 def _is_expanded(latex: str) -> bool:
-    """No sum in parentheses is left."""
-    return not any(re.search(r"\S\s*[-+]", group) for group in _groups(latex)[0])
+    """No sum in parentheses remains."""
+    return not any(re.search(r"\S\s*[-+]", group) for group in _bracket_groups(latex)[0])
 
 
 def _is_factored(latex: str) -> bool:
-    """A product outside of all brackets, of which no factor factors further over the rationals."""
-    groups, outside = _groups(latex)
+    """No sum outside brackets, and no factor that still factors over the rationals."""
+    groups, outside = _bracket_groups(latex)
     if re.search(r"(?<=[^\s^{(])\s*[-+]", outside.strip().lstrip("+-").strip()):
         return False
     return all(_is_irreducible(group) for group in groups)
@@ -163,8 +164,8 @@ def _is_irreducible(group: str) -> bool:
     return bool(abs(content) == 1) and sum(power for _, power in factors) == 1
 
 
-def _groups(latex: str) -> tuple[list[str], str]:
-    """What the outermost parentheses hold, and the text with them left out."""
+def _bracket_groups(latex: str) -> tuple[list[str], str]:
+    """The contents of the outermost brackets, and the text with "G" in place of each group."""
     groups, outside, inside, depth = [], "", "", 0
     for match in TOKEN.finditer(latex):
         token = match[0]

@@ -1,10 +1,10 @@
-r"""Whether two final answers are the same: what a careful mathematician would say who knows the question.
+r"""Whether two final answers are equal, as a careful mathematician who knows the question would judge.
 
-Structure is compared here: lists without order, tuples with it, intervals with their brackets, units, bases,
+This module compares structure: lists without order, tuples in order, intervals with their brackets, units, bases,
 choices. `expressions` compares the leaves.
 
-The relation is symmetric and every answer equals itself; a missing answer equals nothing. It is not
-transitive (5 cm = 5 = 5 m): `classes` is.
+The relation is symmetric, and every answer equals itself. A missing answer equals nothing. The relation is not
+transitive (5 cm = 5 = 5 m); the classes of `classes` are.
 """
 
 import re
@@ -39,12 +39,12 @@ CONSTANTS: Final = ("i", "e", r"\pi", r"\infty")
 
 
 def equivalent(first: str, second: str) -> bool:
-    """Whether two answers are the same. Raises UnparsableAnswer where one is nothing that can be compared."""
+    """Whether two answers are equal. Raises UnparsableAnswer if the texts differ and an answer cannot be parsed."""
     if not first.strip() or not second.strip():
         return False
     if first.strip() == second.strip():
         return True
-    # Of "\\sqrt{68} \\approx 8.24" either side may be what was asked for.
+    # In "\\sqrt{68} \\approx 8.24", either side may be the answer.
     return any(same(one, other) for one in _readings(first) for other in _readings(second))
 
 
@@ -57,10 +57,10 @@ def _readings(answer: str) -> Iterator[Node]:
 
 
 def check_parsable(answer: str) -> None:
-    """Raise UnparsableAnswer for an answer that nothing but the same text can equal."""
+    """Raise UnparsableAnswer if an answer is missing or cannot be parsed, so that only the same text equals it."""
     node = parse_answer(answer)
     if node is None:
-        raise UnparsableAnswer("a missing answer")
+        raise UnparsableAnswer("the answer is missing")
     for leaf in _leaves_of(node):
         expression(leaf.latex)
 
@@ -78,10 +78,10 @@ def _leaves_of(node: object) -> Iterator[Leaf]:
 
 
 def same(one: Node, other: Node) -> bool:
-    """Whether two parsed answers are the same."""
+    """Whether two parsed answers are equal."""
     if one == other:
         return True
-    for compare in KINDS:
+    for compare in COMPARATORS:
         verdict = compare(one, other)
         if verdict is None:
             verdict = compare(other, one)
@@ -90,10 +90,10 @@ def same(one: Node, other: Node) -> bool:
     return False
 
 
-# Each looks at one kind of thing on its left side. None: this pair is not for it.
+# Each comparator handles one kind of node on the left. It returns None for a pair that it does not handle.
 
 
-def _choices(one: Node, other: Node) -> bool | None:
+def _compare_choices(one: Node, other: Node) -> bool | None:
     if not isinstance(one, Choice):
         return None
     if isinstance(other, Choice):
@@ -111,7 +111,7 @@ def _text_of(node: Leaf | Words) -> str:
     return node.latex if isinstance(node, Leaf) else node.text.upper()
 
 
-def _quantities(one: Node, other: Node) -> bool | None:
+def _compare_quantities(one: Node, other: Node) -> bool | None:
     if not isinstance(one, Quantity):
         return None
     if not isinstance(other, Quantity):
@@ -120,16 +120,16 @@ def _quantities(one: Node, other: Node) -> bool | None:
     if kind and other_kind and kind != other_kind:
         return False
     if kind and kind == other_kind and size != other_size:
-        return same(_scaled(one.value, size / other_size), other.value)
+        return same(_in_other_unit(one.value, size / other_size), other.value)
     return same(one.value, other.value)
 
 
-def _scaled(value: Node, factor: float) -> Node:
+def _in_other_unit(value: Node, factor: float) -> Node:
     exact = f"{factor:.12g}" if factor >= 1 else f"\\frac{{1}}{{{1 / factor:.12g}}}"
     return Leaf(f"({value.latex})\\cdot {exact}") if isinstance(value, Leaf) else value
 
 
-def _bases(one: Node, other: Node) -> bool | None:
+def _compare_bases(one: Node, other: Node) -> bool | None:
     if not isinstance(one, BaseNumber):
         return None
     if isinstance(other, BaseNumber):
@@ -137,7 +137,7 @@ def _bases(one: Node, other: Node) -> bool | None:
     return isinstance(other, Leaf | Words) and _text_of(other).lstrip("0").replace(" ", "") == one.digits
 
 
-def _clocks(one: Node, other: Node) -> bool | None:
+def _compare_clocks(one: Node, other: Node) -> bool | None:
     if not isinstance(one, Clock):
         return None
     if not isinstance(other, Clock):
@@ -148,7 +148,7 @@ def _clocks(one: Node, other: Node) -> bool | None:
     return hours[0] == hours[1] and one.minute == other.minute
 
 
-def _relations(one: Node, other: Node) -> bool | None:
+def _compare_relations(one: Node, other: Node) -> bool | None:
     if not isinstance(one, Relation):
         return None
     if isinstance(other, Relation):
@@ -172,11 +172,11 @@ def _same_relation(one: Relation, other: Relation) -> bool:
         sets = _as_set(one), _as_set(other)
         if sets[0] is not None and sets[1] is not None:
             return _same_set(*sets)
-    return len(one.sides) == 2 == len(other.sides) and _proportional(one, other)
+    return len(one.sides) == 2 == len(other.sides) and _are_proportional(one, other)
 
 
 def _assignment(relation: Relation) -> tuple[str, Node] | None:
-    """The name and the value of "x = 5", "f(x) = ...", "5 = x", "(x, y) = (1, 2)"."""
+    """The name and the value in "x = 5", "f(x) = ...", "5 = x" or "(x, y) = (1, 2)"; None without a name."""
     if relation.operators != ("=",):
         return None
     left, right = relation.sides
@@ -191,7 +191,7 @@ def _assignment(relation: Relation) -> tuple[str, Node] | None:
 
 
 def _value_of(relation: Relation) -> Node | None:
-    """What a relation says about one thing: the value behind its "="; None if it is an equation of several."""
+    """The value that a relation assigns, from its "="; None for a general equation or an inequality."""
     if set(relation.operators) != {"="}:
         return None
     named = _assignment(relation)
@@ -200,19 +200,19 @@ def _value_of(relation: Relation) -> Node | None:
     first, last = relation.sides[0], relation.sides[-1]
     if len(relation.sides) > 2 and isinstance(first, Leaf) and re.fullmatch(r"\\?[a-zA-Z]+(?:_\w)?", first.latex):
         return last
-    # A chain of equal constants is its last one.
+    # The value of a chain of equal constants is the last constant.
     if all(not isinstance(side, Leaf) or not has_symbols(side.latex) for side in relation.sides):
         return last
     return None
 
 
-def _proportional(one: Relation, other: Relation) -> bool:
-    """Whether two equations or inequalities are one times a constant, which may not turn the sign around."""
+def _are_proportional(one: Relation, other: Relation) -> bool:
+    """Whether two equations or inequalities differ by a constant factor that fits the direction of their signs."""
     signs = [{"=": 0, r"\ne": 9, "<": 1, r"\le": 2, ">": -1, r"\ge": -2}[each.operators[0]] for each in (one, other)]
     if abs(signs[0]) != abs(signs[1]):
         return False
     try:
-        differences = [_difference(each) for each in (one, other)]
+        differences = [_left_minus_right(each) for each in (one, other)]
     except UnparsableAnswer:
         return False
     if any(difference == 0 for difference in differences):
@@ -221,14 +221,14 @@ def _proportional(one: Relation, other: Relation) -> bool:
     return ratio is not None and (signs[0] in (0, 9) or (ratio > 0) == (signs[0] == signs[1]))
 
 
-def _difference(relation: Relation) -> Any:
+def _left_minus_right(relation: Relation) -> Any:
     sides = [side.latex if isinstance(side, Leaf) else None for side in relation.sides]
     if None in sides:
-        raise UnparsableAnswer("a side of an equation that is no expression")
+        raise UnparsableAnswer("a side of the equation is not an expression")
     return expression(str(sides[0])) - expression(str(sides[1]))
 
 
-def _sets(one: Node, other: Node) -> bool | None:
+def _compare_sets(one: Node, other: Node) -> bool | None:
     if not _describes_set(one):
         return None
     if not (_describes_set(other) or isinstance(other, Sequence | Values)):
@@ -255,7 +255,7 @@ def _same_set(one: Any, other: Any) -> bool:
 
 
 def _as_set(node: Node) -> Any | None:
-    """A set of real numbers as SymPy's; None where the node is none."""
+    """A node as a SymPy set of real numbers; None if it is not such a set."""
     import sympy
 
     if isinstance(node, Sequence):
@@ -271,7 +271,7 @@ def _as_set(node: Node) -> Any | None:
             return None
         if node.operator == r"\cup":
             return sympy.Union(*parts)
-        if node.operator == ",":  # both hold; where they cannot, either does: x < -1, x > 4
+        if node.operator == ",":  # both conditions hold, or either if both cannot: x < -1, x > 4
             both = sympy.Intersection(*parts)
             return sympy.Union(*parts) if both == sympy.EmptySet else both
         return sympy.Intersection(*parts) if node.operator == r"\cap" else sympy.Complement(parts[0], parts[1])
@@ -288,7 +288,7 @@ def _as_set(node: Node) -> Any | None:
 
 
 def _solutions(relation: Relation) -> Any | None:
-    """The real numbers that satisfy inequalities in one variable."""
+    """The real numbers that satisfy the relations in one variable; None if SymPy cannot solve them."""
     import sympy
 
     if not all(isinstance(side, Leaf) for side in relation.sides):
@@ -309,14 +309,14 @@ def _solutions(relation: Relation) -> Any | None:
     return found
 
 
-def _values(one: Node, other: Node) -> bool | None:
+def _compare_values(one: Node, other: Node) -> bool | None:
     if not isinstance(one, Values):
         return None
     if isinstance(other, Values):
         return _same_items(list(one.items), list(other.items))
     if isinstance(other, Leaf) and other.latex == r"\emptyset":
         return not one.items
-    if isinstance(other, Leaf) and GROUPING in other.latex:  # 81,256 may have been meant as 81, 256
+    if isinstance(other, Leaf) and GROUPING in other.latex:  # 81,256 may mean the list 81, 256
         parts = other.latex.split(GROUPING)
         if any(part.startswith("0") and part != "0" for part in parts):
             return False
@@ -327,7 +327,7 @@ def _values(one: Node, other: Node) -> bool | None:
 
 
 def _same_items(items: list[Node], others: list[Node]) -> bool:
-    """Whether each item has a partner of its own among the others, in any order."""
+    """Whether the two lists pair up one to one, in any order."""
     if len(items) != len(others):
         return False
     for item in items:
@@ -338,7 +338,7 @@ def _same_items(items: list[Node], others: list[Node]) -> bool:
     return True
 
 
-def _sequences(one: Node, other: Node) -> bool | None:
+def _compare_sequences(one: Node, other: Node) -> bool | None:
     if not isinstance(one, Sequence):
         return None
     if isinstance(other, Sequence):
@@ -350,7 +350,7 @@ def _sequences(one: Node, other: Node) -> bool | None:
     return None if isinstance(other, Matrix) else False
 
 
-def _matrices(one: Node, other: Node) -> bool | None:
+def _compare_matrices(one: Node, other: Node) -> bool | None:
     if not isinstance(one, Matrix):
         return None
     if isinstance(other, Sequence):
@@ -360,32 +360,33 @@ def _matrices(one: Node, other: Node) -> bool | None:
     if not isinstance(other, Matrix) or [*map(len, one.rows)] != [*map(len, other.rows)]:
         return False
     cells = zip((cell for row in one.rows for cell in row), (cell for row in other.rows for cell in row), strict=True)
-    return all(same(_times(one.factor, cell), _times(other.factor, partner)) for cell, partner in cells)
+    return all(same(_times_factor(one.factor, cell), _times_factor(other.factor, partner)) for cell, partner in cells)
 
 
-def _times(factor: str, cell: Node) -> Node:
+def _times_factor(factor: str, cell: Node) -> Node:
     return Leaf(f"({factor})\\cdot ({cell.latex})") if factor != "1" and isinstance(cell, Leaf) else cell
 
 
-def _words(one: Node, other: Node) -> bool | None:
+def _compare_words(one: Node, other: Node) -> bool | None:
     if not isinstance(one, Words):
         return None
     if not isinstance(other, Words | Leaf):
         return False
-    text = _plain(_text_of(one))
-    return text != "" and text == _plain(_text_of(other))
+    text = _without_punctuation(_text_of(one))
+    return text != "" and text == _without_punctuation(_text_of(other))
 
 
-def _plain(text: str) -> str:
+def _without_punctuation(text: str) -> str:
     return re.sub(r"[^\w\-+./^]", "", text.casefold()).strip(".")
 
 
-def _leaves(one: Node, other: Node) -> bool | None:
+def _compare_leaves(one: Node, other: Node) -> bool | None:
     if isinstance(one, Leaf) and isinstance(other, Leaf):
         return same_expression(one.latex, other.latex)
     return None
 
 
-KINDS: Final[tuple[Callable[[Node, Node], bool | None], ...]] = (
-    _choices, _quantities, _clocks, _bases, _relations, _sets, _values, _matrices, _sequences, _words, _leaves,
+COMPARATORS: Final[tuple[Callable[[Node, Node], bool | None], ...]] = (
+    _compare_choices, _compare_quantities, _compare_clocks, _compare_bases, _compare_relations, _compare_sets,
+    _compare_values, _compare_matrices, _compare_sequences, _compare_words, _compare_leaves,
 )  # fmt: skip

@@ -1,8 +1,8 @@
-r"""Expressions: clean LaTeX -> SymPy by math-verify's parser, and whether two of them are equal, exactly.
+r"""Expressions: parse clean LaTeX to SymPy with math-verify's parser, and compare two of them exactly.
 
-Rationals are compared as rationals, other constants to sixty digits, functions at random points, which is
-quicker than simplifying and never rounds. math-verify's own comparison rounds to six digits, and 1/1500! is
-then 1/1502!; it decides where numbers do not: sums to a symbol, unknown functions.
+Rationals are compared as rationals, other constants to about fifty digits, and functions at random points. This
+is faster than simplification and does not round. math-verify's own comparison rounds to six digits, so that 1/1500!
+equals 1/1502!. It decides only where numbers cannot: sums up to a symbol, and unknown functions.
 """
 
 import random
@@ -32,7 +32,7 @@ def same_expression(one: str, other: str) -> bool:
         return _same_constant(left, right)
     if left.free_symbols != right.free_symbols and not (left.free_symbols & right.free_symbols):
         return False
-    agree = _agree(left, right)
+    agree = _agree_numerically(left, right)
     if agree is None:
         from math_verify import verify
 
@@ -51,7 +51,7 @@ def _same_ratio(one: str, other: str) -> bool:
 
 
 def _same_constant(left: Any, right: Any) -> bool:
-    """Whether two constants are equal: rationals exactly, others to many digits."""
+    """Whether two constants are equal: rationals exactly, others to about DIGITS - 10 digits."""
     import sympy
     from sympy.core.function import AppliedUndef
 
@@ -65,17 +65,17 @@ def _same_constant(left: Any, right: Any) -> bool:
     return bool(abs(difference) <= max(map(abs, values)) * sympy.Float(10) ** (10 - DIGITS))
 
 
-def _agree(left: Any, right: Any) -> bool | None:
-    """Whether two functions agree at random points; None where they cannot be evaluated."""
-    values = list(_evaluated(left, right))
+def _agree_numerically(left: Any, right: Any) -> bool | None:
+    """Whether two functions agree at random points; None if they cannot be evaluated there."""
+    values = list(_values_at_random_points(left, right))
     if len(values) < POINTS:
         return None
     return all(abs(a - b) <= 1e-25 * max(abs(a), abs(b), 1e-30) for a, b in values)
 
 
 def constant_ratio(one: Any, other: Any) -> float | None:
-    """The factor between two functions, if it is the same everywhere."""
-    ratios = [a / b for a, b in _evaluated(one, other) if abs(b) > 0]
+    """The real ratio of two functions if it is constant and not zero, else None."""
+    ratios = [a / b for a, b in _values_at_random_points(one, other) if abs(b) > 0]
     if len(ratios) < POINTS or abs(ratios[0]) == 0:
         return None
     if any(abs(ratio - ratios[0]) > 1e-20 * abs(ratios[0]) for ratio in ratios):
@@ -83,8 +83,8 @@ def constant_ratio(one: Any, other: Any) -> float | None:
     return float(ratios[0].real) if abs(complex(ratios[0]).imag) < 1e-12 else None
 
 
-def _evaluated(left: Any, right: Any) -> Any:
-    """Pairs of values at random points, where both are defined."""
+def _values_at_random_points(left: Any, right: Any) -> Any:
+    """Pairs of values at random points where both functions are defined."""
     import mpmath
     import sympy
 
@@ -95,9 +95,9 @@ def _evaluated(left: Any, right: Any) -> Any:
         try:
             functions = [sympy.lambdify(symbols, each, modules="mpmath") for each in (left, right)]
         except (TypeError, ValueError, KeyError, NotImplementedError, SyntaxError):
-            return  # an unknown function, f(1)
+            return  # an unknown function such as f(1)
         for _ in range(TRIES):
-            # Negative points too, so that |x| is not taken for x; the first ones are positive.
+            # The first points are positive. Later ones may be negative, so that |x| differs from x.
             point = [mpmath.mpf(chooser.uniform(0.3, 2.9)) * (-1 if found >= 2 and chooser.random() < 0.5 else 1)
                      for _ in symbols]  # fmt: skip
             try:
@@ -113,7 +113,7 @@ def _evaluated(left: Any, right: Any) -> Any:
 
 @lru_cache(maxsize=4096)
 def has_symbols(latex: str) -> bool:
-    """Whether an expression has variables; one that cannot be read has none."""
+    """Whether an expression has variables. An unparsable expression has none."""
     try:
         return bool(expression(latex).free_symbols)
     except UnparsableAnswer:
@@ -122,11 +122,11 @@ def has_symbols(latex: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def expression(latex: str) -> Any:
-    """The SymPy expression of clean LaTeX. Raises UnparsableAnswer."""
+    """The SymPy expression of clean LaTeX. Raises UnparsableAnswer if the parser fails."""
     import sympy
 
     latex = latex.replace(GROUPING, "")
-    number = _number(latex)
+    number = _parse_plain_number(latex)
     if number is not None:
         return number
     if not is_balanced(latex) or re.search(r"[¤«»]|\\ldots", latex):
@@ -134,20 +134,20 @@ def expression(latex: str) -> Any:
     from latex2sympy2_extended import latex2sympy
 
     try:
-        found = latex2sympy(_for_parser(latex), normalization_config=None)
+        found = latex2sympy(_rewrite_for_parser(latex), normalization_config=None)
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001  the parser fails in every way there is
-        raise UnparsableAnswer(f"{latex[:60]}: {type(error).__name__}") from None
+    except Exception as error:  # noqa: BLE001  the parser raises exceptions of many types
+        raise UnparsableAnswer(f"cannot parse {latex[:60]}: {type(error).__name__}") from None
     if not isinstance(found, sympy.Expr):
         raise UnparsableAnswer(f"not an expression: {latex[:60]}")
     found = found.subs({sympy.Symbol("e"): sympy.E, sympy.Symbol("i"): sympy.I})
-    # Decimals are exact: 0.1 is a tenth.
+    # Decimals are exact: 0.1 is 1/10.
     return found.replace(lambda part: isinstance(part, sympy.Float), lambda part: sympy.Rational(str(part)))
 
 
-def _number(latex: str) -> Any | None:
-    """A plain number, read without the parser: most answers are one."""
+def _parse_plain_number(latex: str) -> Any | None:
+    """A plain number, read without the slow parser, or None. Most answers are plain numbers."""
     import sympy
 
     mixed = re.fullmatch(r"([-+]?)\s*(\d+)\s*(?:\\frac\{(\d+)\}\{(\d+)\}|\s(\d+)/(\d+))", latex.strip())
@@ -171,8 +171,8 @@ def _number(latex: str) -> Any | None:
     return None
 
 
-def _for_parser(latex: str) -> str:
-    """What math-verify's parser reads well: explicit products, degrees in radians, repeating decimals."""
+def _rewrite_for_parser(latex: str) -> str:
+    """Rewrite LaTeX for math-verify's parser: explicit products, degrees as radians, a digit before a decimal point."""
     text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\s*\\circ", r"(\\frac{\1\\pi}{180})", latex)
     text = re.sub(r"(?<![\d.])\.(\d)", r"0.\1", text)
     text = re.sub(r"\^\s*(\\frac\{[^{}]*\}\{[^{}]*\})", r"^{\1}", text)

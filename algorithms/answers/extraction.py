@@ -1,15 +1,15 @@
-r"""Where a solution states its final answer.
+r"""Extract the final answer that a solution states.
 
-The ways, surest first; the first that finds something wins, and its name is kept with the answer:
+The methods, most reliable first. The first match wins, and its name is kept with the answer:
 
     boxed       the last balanced \boxed{} or \fbox{}, also \boxed 2
-    hashes      "#### n" with a number, as GSM8K ends its solutions
+    hashes      "#### n" with a number, as at the end of GSM8K solutions
     stated      "the answer is ...", "final answer: ...", "A: ...", "答案是..."
-    concluded   the value behind the last "=" or "is" of a last sentence that begins with so, thus, therefore:
-                sure enough to call a solution right, not to call it wrong
-    last_number the last number, only where the corpus' answers are numbers; no surer than the one before
+    concluded   the value after the last "=" or "is" in a final sentence that starts with so, thus or therefore;
+                it can prove a solution right, but not wrong
+    last_number the last number, only if the answers in the corpus are numbers; as unreliable as `concluded`
 
-Thoughts in <think> are no part of a solution, nor is the next problem that a model writes for itself.
+The text in <think> tags is not part of the solution. Neither is a new problem that the model poses itself.
 """
 
 import re
@@ -18,13 +18,13 @@ from typing import Final, Literal, TypeAlias
 
 FoundBy: TypeAlias = Literal["boxed", "hashes", "stated", "concluded", "last_number"]
 
-# A dash before a number is its sign unless it joins it to something ("10-12") or opens a list item ("- 18").
+# A dash before a number is a sign, unless it joins two terms ("10-12") or starts a list item ("- 18").
 SIGN: Final = r"(?:(?<![\w)\]}.])[-−+])?"
 NUMBER: Final = rf"{SIGN}(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?|{SIGN}\.\d+"
 BOX: Final = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
 HASHES: Final = re.compile(r"^[ \t]*####[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 NEXT_PROBLEM: Final = re.compile(r"\n\s*\n\s*(?:\*\*|#+\s*)?(?:Problem|Question|Q|User|Human)\s*\d*\s*:")
-# Between two boxes that are one answer: "$ or $x = "
+# The text between two boxes that form one answer, for example "$ or $x = ".
 ENUMERATED: Final = re.compile(r"[\s$]*(?:,\s*(?:and|or)?|and|or)[\s$]*(?:[a-zA-Z]\w?\s*=\s*)?[\s$]*")
 NEAR_THE_END: Final = 400  # characters that may follow a stated answer
 STATED: Final = re.compile(
@@ -43,7 +43,7 @@ NOT_AN_ANSWER: Final = re.compile(
 )
 
 
-# A full stop ends a sentence unless it stands inside a number or an "a.m."; reasons are no part of an answer.
+# A full stop ends a sentence, except inside a number or "a.m." A reason is not part of the answer.
 SENTENCE_END: Final = re.compile(
     r"。|,?\s*\(?\b(?:i\.e\.|that is,)|(?<!\bp)(?<!\ba)\.(?=\s|\*|$|\$\s*$)"
     r"|\s+(?:because|since|which|when|for\s+a\s+total)\b"
@@ -52,9 +52,9 @@ SENTENCE_END: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """The answer a solution states, as it stands there, and how it was found.
+    """The answer as the solution states it, and the method that found it.
 
-    `last` is the last box alone where the answer joins several of an enumeration: it may be meant too.
+    If the answer joins several boxes of an enumeration, `last` is the last box: it may be the whole answer.
     """
 
     answer: str
@@ -63,27 +63,27 @@ class Extracted:
 
 
 def extract(solution: str, *, last_number: bool = False) -> Extracted | None:
-    """The final answer that a solution states; None if it states none."""
+    """The final answer that a solution states, or None."""
     solution = solution.rsplit("</think>", 1)[-1]
     *before, _ = NEXT_PROBLEM.split(solution, maxsplit=1) if NEXT_PROBLEM.search(solution) else (solution,)
-    first = _extract(before[0], last_number=False) if before else None
+    first = _extract_from_solution(before[0], last_number=False) if before else None
     if first is not None and first.found_by != "concluded":
         return first
-    return _extract(solution, last_number=last_number)
+    return _extract_from_solution(solution, last_number=last_number)
 
 
-def _extract(solution: str, *, last_number: bool) -> Extracted | None:
+def _extract_from_solution(solution: str, *, last_number: bool) -> Extracted | None:
     boxed = _boxed_answer(solution)
     if boxed is not None:
         last = last_boxed(solution)
         return Extracted(boxed, "boxed", last if last != boxed else None) if boxed else None
-    hashes = [found for found in HASHES.findall(solution) if is_number(found)]  # others are Markdown headings
+    hashes = [found for found in HASHES.findall(solution) if is_number(found)]  # the rest are Markdown headings
     if hashes:
         return Extracted(hashes[-1], "hashes")
-    stated = _stated(solution)
+    stated = _stated_answer(solution)
     if stated is not None:
         return Extracted(stated, "stated")
-    concluded = _concluded(solution)
+    concluded = _concluded_value(solution)
     if concluded is not None:
         return Extracted(concluded, "concluded")
     numbers = re.findall(NUMBER, solution) if last_number else []
@@ -91,7 +91,7 @@ def _extract(solution: str, *, last_number: bool) -> Extracted | None:
 
 
 def _boxed_answer(text: str) -> str | None:
-    r"""What the last box holds, or the last ones of an enumeration (\boxed{3} or \boxed{5}); "" of an empty one."""
+    r"""The content of the last box, or of all boxes in a final enumeration (\boxed{3} or \boxed{5}); "" if empty."""
     matches = list(BOX.finditer(text))
     if matches and re.match(r"\{\s*\}", text[matches[-1].end() :]):
         return ""
@@ -107,7 +107,7 @@ def _boxed_answer(text: str) -> str | None:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What the last `\boxed{}` or `\fbox{}` holds whose braces balance; also `\boxed 2`. None if there is none."""
+    r"""The content of the last `\boxed{}` or `\fbox{}` with balanced braces, also of `\boxed 2`; None without one."""
     for match in reversed(list(BOX.finditer(text))):
         start = match.end()
         if text[start : start + 1] != "{":
@@ -122,7 +122,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def closing_brace(text: str, start: int) -> int | None:
-    r"""Where the brace that opens at `start` is closed; `\{` and `\}` do not count."""
+    r"""The index of the brace that closes the one at `start`; `\{` and `\}` do not count."""
     depth = 0
     for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
         depth += {"{": 1, "}": -1}.get(match[0], 0)
@@ -132,11 +132,11 @@ def closing_brace(text: str, start: int) -> int | None:
 
 
 def is_number(answer: str) -> bool:
-    """Whether an answer is a plain number, in digits."""
+    """Whether an answer is a plain number in digits."""
     return re.fullmatch(rf"\$?(?:{NUMBER})%?", answer.strip()) is not None
 
 
-def _stated(solution: str) -> str | None:
+def _stated_answer(solution: str) -> str | None:
     solution = solution.rstrip()
     for match in reversed(list(STATED.finditer(solution))):
         if len(solution) - match.end() > NEAR_THE_END:
@@ -148,7 +148,7 @@ def _stated(solution: str) -> str | None:
 
 
 def _first_statement(rest: str) -> str | None:
-    """The answer that a text begins with: one span of mathematics, or up to the end of the sentence."""
+    """The answer at the start of a text: a display formula, or the rest of the sentence."""
     display = re.match(r"\s*(?:\$\$(.+?)\$\$|\\\[(.+?)\\\])", rest, re.DOTALL)
     if display:
         return (display[1] or display[2]).strip()
@@ -158,8 +158,8 @@ def _first_statement(rest: str) -> str | None:
     return answer or None
 
 
-def _concluded(solution: str) -> str | None:
-    """The value at the end of a last sentence that draws a conclusion."""
+def _concluded_value(solution: str) -> str | None:
+    """The value at the end of a final sentence that draws a conclusion."""
     text = re.sub(r"\[asy\].*?(?:\[/asy\]|$)", "", solution, flags=re.DOTALL).rstrip()
     starts = [match.start() for match in CONCLUSION.finditer(text)]
     if not starts:

@@ -1,7 +1,7 @@
-r"""The plain string rule: the last \boxed{} of both, normalised, compared letter by letter.
+r"""The string rule: normalise the last \boxed{} of a solution and the gold answer, then compare the strings.
 
-What most graders of MATH begin with (Hendrycks et al., arXiv 2103.03874, normalise this way), kept as the
-yardstick beside ours. It knows no mathematics.
+Most MATH graders start from this rule (the normalisation of Hendrycks et al., arXiv 2103.03874). It is the
+baseline for our grader and does no mathematics.
 """
 
 import re
@@ -10,7 +10,7 @@ from algorithms.answers.extraction import closing_brace
 
 
 def string_correct(gold: str, solution: str) -> bool:
-    """Whether the string rule finds a solution right. A solution without a braced box is wrong."""
+    """Whether a solution is right by the string rule. A solution without a braced box is wrong."""
     start = solution.rfind(r"\boxed{")
     end = closing_brace(solution, start + len(r"\boxed")) if start >= 0 else None
     if end is None or not gold:
@@ -19,7 +19,7 @@ def string_correct(gold: str, solution: str) -> bool:
 
 
 def normalise(answer: str) -> str:
-    """An answer without spacing, units and sign of degree, percent or dollar; short fractions written out."""
+    """Remove spacing, units and degree, percent and dollar signs; add the braces of short fractions."""
     text = answer.replace("\n", "").replace(r"\!", "").replace("\\\\", "\\")
     text = text.replace("tfrac", "frac").replace("dfrac", "frac").replace(r"\left", "").replace(r"\right", "")
     text = text.replace(r"^{\circ}", "").replace(r"^\circ", "").replace(r"\$", "").split(r"\text{ ")[0]

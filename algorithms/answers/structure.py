@@ -1,8 +1,8 @@
-r"""An answer's text -> a tree that says what kind of thing it is.
+r"""Parse an answer's text into a tree of typed nodes.
 
-The kinds are few: expressions (leaves, LaTeX), words, quantities with a unit, unordered lists and sets, bracketed
-sequences (tuples and intervals), matrices, relations, set operations, choices of a quiz, numbers with a base,
-times of day. What two trees have in common is decided in `equivalence`.
+The node types: expressions (leaves, as LaTeX), words, quantities with a unit, unordered lists and sets, bracketed
+sequences (tuples and intervals), matrices, relations, set operations, multiple-choice options, numbers with a base,
+times of day. `equivalence` compares two trees.
 """
 
 import re
@@ -16,7 +16,7 @@ MAX_CHARACTERS: Final = 2000
 
 
 class UnparsableAnswer(ValueError):
-    """An answer that is no mathematics and no words either."""
+    """An answer that parses neither as mathematics nor as words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,14 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Words, in lower case."""
+    """Words in lower case."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """Something with a unit, in the unit's own spelling."""
+    """A value with a unit, spelled as in the answer."""
 
     value: "Node"
     unit: str
@@ -43,7 +43,7 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """Several values whose order does not matter: a list, or a set in braces."""
+    """Several values in any order: a list, or a set in braces."""
 
     items: tuple["Node", ...]
     is_set: bool = False
@@ -68,7 +68,7 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """Sides with an operator (=, <, \\le, >, \\ge, \\ne) between each two."""
+    """Sides with an operator (=, <, \\le, >, \\ge, \\ne) between neighbours."""
 
     sides: tuple["Node", ...]
     operators: tuple[str, ...]
@@ -76,7 +76,7 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class SetOperation:
-    r"""Sets with one operator (\\cup, \\cap, \\setminus) between them; "," between conditions."""
+    r"""Sets joined by one operator (\\cup, \\cap, \\setminus), or conditions joined by ","."""
 
     items: tuple["Node", ...]
     operator: str
@@ -84,7 +84,7 @@ class SetOperation:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A choice of a quiz by its letter, and the text beside it if there is one."""
+    """A multiple-choice option: its letter, and its content if given."""
 
     letter: str
     chosen: "Node | None" = None
@@ -92,7 +92,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class BaseNumber:
-    """Digits with the base they are written in."""
+    """Digits and their base."""
 
     digits: str
     base: str
@@ -100,7 +100,7 @@ class BaseNumber:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """A time of day; `half` is "a", "p" or ""."""
+    """A time of day; `half` is "a" (a.m.), "p" (p.m.) or ""."""
 
     hour: int
     minute: int
@@ -123,7 +123,6 @@ MATRIX: Final = re.compile(
 UNIT: Final = re.compile(
     r"(.*?[^\s(«»^_/\\])\s*(?:\^\s*\{?\s*)?«([^«»]+)»\s*(?:\}|(\^\s*\{?\s*[23]\s*\}?))?\s*(?:/\s*«([^«»]+)»)?"
 )
-UNMARKED: Final = str.maketrans({"«": None, "»": None})
 NUMBER_WORDS: Final = {
     "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
     "eight": "8", "nine": "9", "ten": "10", "eleven": "11", "twelve": "12", "thirteen": "13", "fourteen": "14",
@@ -137,7 +136,7 @@ MULTIPLES: Final = {
     "ninths": "1/9", "tenth": "1/10", "tenths": "1/10", "hundredth": "1/100", "hundredths": "1/100",
     "thousandth": "1/1000", "thousandths": "1/1000",
 }  # fmt: skip
-# Words that make what stands behind a number a statement about it, not its unit.
+# Words that turn the text after a number into a statement, so that it is not a unit.
 STATEMENT: Final = frozenset(
     ("is", "are", "was", "were", "not", "or", "less", "than", "least", "most", "isn't", "if", "only", "no", "cubed",
      "squared", "minus", "plus", "times", "but")
@@ -145,11 +144,11 @@ STATEMENT: Final = frozenset(
 
 
 def parse_answer(answer: str) -> Node | None:
-    """The tree of an answer; None for a missing one. Raises UnparsableAnswer."""
+    """The tree of an answer; None if it is missing. Raises UnparsableAnswer if it cannot be parsed."""
     if not answer.strip():
         return None
     if len(answer) > MAX_CHARACTERS:
-        raise UnparsableAnswer(f"an answer of {len(answer):,} characters")
+        raise UnparsableAnswer(f"the answer has {len(answer):,} characters; the limit is {MAX_CHARACTERS:,}")
     text = clean(answer)
     if not text:
         return None
@@ -159,30 +158,33 @@ def parse_answer(answer: str) -> Node | None:
 def _parse(text: str) -> Node:
     text = text.strip(" ,;:")
     if not text:
-        raise UnparsableAnswer("nothing where a value should be")
-    text = _grouped_digits(_without_introduction(text))
-    for attempt in (_clock, _choice, _list, _pm, _relation, _set_operation, _matrix, _bracketed, _base_number, _words):
+        raise UnparsableAnswer("a value is missing")
+    text = _mark_grouped_digits(_without_introduction(text))
+    for attempt in (
+        _parse_clock, _parse_choice, _parse_list, _parse_plus_minus, _parse_relation, _parse_set_operation,
+        _parse_matrix, _parse_bracketed, _parse_base_number, _parse_words,
+    ):  # fmt: skip
         node = attempt(text)
         if node is not None:
             return node
-    return _quantity_or_leaf(text)
+    return _parse_quantity_or_leaf(text)
 
 
 def _without_introduction(text: str) -> str:
-    """Without "x \\in", set-builder notation, an approximation behind an exact value."""
+    """Remove "x \\in", set-builder notation, and the approximation after an exact value."""
     text = re.sub(r"^[a-zA-Z](?:_\w)?\s*\\in\s*(?=\S)", "", text)
     builder = re.fullmatch(r"\\\{\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:]\s*(.+)\\\}", text)
     if builder:
         return builder[1].strip()
     text = re.sub(r",?\s*\(?«\s*(?:(?:rounded )?to the nearest [\w ]+|approximately)\s*»\s*\)?$", "", text)
     text = re.sub(r"^«\s*(?:approximately|about|roughly|equal to)\s*»\s*(?=\S)", "", text)
-    parts = _split(text, (r"\approx",))
+    parts = _split_outside_brackets(text, (r"\approx",))
     exact = next((part for part, _ in parts if part.strip()), text)
     return exact.strip()
 
 
-def _split(text: str, separators: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The pieces of a text between separators outside of all brackets, each with the separator behind it."""
+def _split_outside_brackets(text: str, separators: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Split a text at the separators outside all brackets. Each piece comes with the separator that follows it."""
     pieces, depth, piece, environment = [], 0, "", 0
     for match in TOKEN.finditer(text):
         token = match[0]
@@ -199,9 +201,11 @@ def _split(text: str, separators: tuple[str, ...]) -> list[tuple[str, str]]:
     return [*pieces, (piece, "")]
 
 
-def _list(text: str) -> Node | None:
+def _parse_list(text: str) -> Node | None:
     either = re.search(r"«[^«»]*\bor\s*»", text) is not None
-    pieces = [piece.strip() for piece, _ in _split(CONNECTIVES.sub(" ; ", text), (",", ";")) if piece.strip()]
+    pieces = [
+        piece.strip() for piece, _ in _split_outside_brackets(CONNECTIVES.sub(" ; ", text), (",", ";")) if piece.strip()
+    ]
     if len(pieces) < 2:
         return None
     first = re.match(r"^([a-zA-Z](?:_\w)?\s*=)\s*(.+)$", pieces[0])
@@ -213,24 +217,24 @@ def _list(text: str) -> Node | None:
         items = [item.sides[-1] if isinstance(item, Relation) else item for item in items]
     if all(isinstance(item, Relation) and "=" not in item.operators for item in items):
         return SetOperation(tuple(items), r"\cup" if either else ",")  # x < 1 or x > 2
-    return Values(_flat(items))
+    return Values(_flattened(items))
 
 
-def _flat(items: list[Node]) -> tuple[Node, ...]:
+def _flattened(items: list[Node]) -> tuple[Node, ...]:
     flat: list[Node] = []
     for item in items:
         flat.extend(item.items if isinstance(item, Values) and not item.is_set else [item])
     return tuple(flat)
 
 
-def _grouped_digits(text: str) -> str:
-    """With the commas that group digits by three marked: "1,234" is a number, "1, 234" a list."""
+def _mark_grouped_digits(text: str) -> str:
+    """Mark the commas that group digits by three: "1,234" is a number, "1, 234" is a list."""
     grouped = r"(?<![\d.,])(\d{1,3})((?:,\d{3})+)(?![\d,])"
     text = re.sub(grouped, lambda match: match[1] + match[2].replace(",", GROUPING), text)
     return re.sub(r"^(-?\d{1,3})((?: \d{3})+)$", lambda match: match[1] + match[2].replace(" ", ""), text)
 
 
-def _pm(text: str) -> Node | None:
+def _parse_plus_minus(text: str) -> Node | None:
     if not re.search(r"\\(?:pm|mp)(?![a-zA-Z])", text):
         return None
     upper = re.sub(r"\\pm(?![a-zA-Z])", "+", re.sub(r"\\mp(?![a-zA-Z])", "-", text))
@@ -240,11 +244,11 @@ def _pm(text: str) -> Node | None:
         both = [node.sides[1] for node in both if isinstance(node, Relation)]
     if all(isinstance(node, Values) and node.is_set for node in both):
         return Values(tuple(item for node in both if isinstance(node, Values) for item in node.items), is_set=True)
-    return Values(_flat(both))
+    return Values(_flattened(both))
 
 
-def _relation(text: str) -> Node | None:
-    pieces = _split(text, tuple(COMPARISONS))
+def _parse_relation(text: str) -> Node | None:
+    pieces = _split_outside_brackets(text, tuple(COMPARISONS))
     if len(pieces) < 2:
         return None
     if not all(piece.strip() for piece, _ in pieces):
@@ -252,15 +256,15 @@ def _relation(text: str) -> Node | None:
     return Relation(tuple(_parse(piece) for piece, _ in pieces), tuple(COMPARISONS[mark] for _, mark in pieces[:-1]))
 
 
-def _set_operation(text: str) -> Node | None:
-    pieces = _split(text, SET_OPERATORS)
+def _parse_set_operation(text: str) -> Node | None:
+    pieces = _split_outside_brackets(text, SET_OPERATORS)
     operators = {mark for _, mark in pieces[:-1]}
     if len(operators) != 1 or not all(piece.strip() for piece, _ in pieces):
         return None
     return SetOperation(tuple(_parse(piece) for piece, _ in pieces), operators.pop())
 
 
-def _matrix(text: str) -> Node | None:
+def _parse_matrix(text: str) -> Node | None:
     match = MATRIX.match(text)
     if match is None or r"\begin" in match[1] or match[2] == "vmatrix":
         return None
@@ -268,42 +272,45 @@ def _matrix(text: str) -> Node | None:
     factor = match[1].strip().removesuffix(r"\cdot").removesuffix("*").strip()
     cells = tuple(tuple(_parse(cell) for cell in row.split("&")) for row in rows)
     if not cells:
-        raise UnparsableAnswer("an empty matrix")
+        raise UnparsableAnswer("the matrix is empty")
     return Matrix(cells, {"": "1", "-": "-1"}.get(factor, factor))
 
 
-def _bracketed(text: str) -> Node | None:
-    """A set in braces, a tuple, an interval, a vector; None when the brackets are only parentheses."""
+def _parse_bracketed(text: str) -> Node | None:
+    """A set in braces, a tuple, an interval, a vector, or the content of parentheses; None if nothing encloses all."""
     opening = next((mark for mark in (r"\{", r"\langle", "(", "[", "{") if text.startswith(mark)), None)
     if opening is None:
         return None
-    inside = _inside(text, opening)
+    inside = _bracket_content(text, opening)
     if inside is None:
         return None
     content, closing = inside
-    pieces = [piece.strip() for piece, _ in _split(_grouped_inside(content.replace(GROUPING, ",")), (",",))]
+    pieces = [
+        piece.strip()
+        for piece, _ in _split_outside_brackets(_mark_grouped_coordinates(content.replace(GROUPING, ",")), (",",))
+    ]
     if opening == r"\{":
         return Values(tuple(_parse(piece) for piece in pieces if piece), is_set=True)
     if opening == "{":
         return _parse(content)
     if len(pieces) < 2:
-        # (x+1) is x+1; [x] may be a rounding, and stays what it is.
+        # (x+1) equals x+1. [x] may denote rounding, so it is left unchanged.
         return _parse(content) if opening == "(" and closing == ")" and content.strip() else None
     if not all(pieces):
-        raise UnparsableAnswer("a tuple with an empty place")
+        raise UnparsableAnswer("the tuple has an empty element")
     opening, closing = ("(", ")") if opening == r"\langle" else (opening, closing)
     return Sequence(tuple(_parse(piece) for piece in pieces), opening, closing)
 
 
-def _grouped_inside(content: str) -> str:
-    # "(1,234)" is a point; only what cannot be two coordinates is grouped: "(1,234, 5)".
+def _mark_grouped_coordinates(content: str) -> str:
+    # "(1,234)" is a point. The comma groups digits only if it cannot separate coordinates: "(1,234, 5)".
     if content.count(",") == 1:
         return content
     return re.sub(r"(?<![\d.,])(\d{1,3}),(\d{3})(?=\s*,\s+)", rf"\1{GROUPING}\2", content)
 
 
-def _inside(text: str, opening: str) -> tuple[str, str] | None:
-    """What stands between the first bracket and its partner, if that is the text's end."""
+def _bracket_content(text: str, opening: str) -> tuple[str, str] | None:
+    """The text between the first bracket and its partner, and the partner; None unless the partner ends the text."""
     depth = 0
     for match in TOKEN.finditer(text):
         depth += OPENING.get(match[0], 0)
@@ -314,7 +321,7 @@ def _inside(text: str, opening: str) -> tuple[str, str] | None:
     return None
 
 
-def _base_number(text: str) -> Node | None:
+def _parse_base_number(text: str) -> Node | None:
     match = re.fullmatch(
         r"«?\s*([0-9A-F]+)\s*»?\s*_\s*\{?\s*(?:«\s*)?(\d+|two|three|eight|ten|sixteen)(?:\s*»)?\s*\}?", text
     )
@@ -324,13 +331,13 @@ def _base_number(text: str) -> Node | None:
     return BaseNumber(match[1].lstrip("0") or "0", base)
 
 
-def _clock(text: str) -> Node | None:
+def _parse_clock(text: str) -> Node | None:
     plain = re.sub(r"[«»\s]", "", text).lower().replace(".", "")
     match = re.fullmatch(r"(\d{1,2}):(\d{2})(?:([ap])m)?", plain)
     return Clock(int(match[1]), int(match[2]), match[3] or "") if match else None
 
 
-def _choice(text: str) -> Node | None:
+def _parse_choice(text: str) -> Node | None:
     plain = re.sub(r"\s+", " ", text.replace("«", "").replace("»", "")).strip()
     plain = re.sub(r"^(?:option|choice)\s+", "", plain, flags=re.IGNORECASE)
     letters = re.fullmatch(r"\(?([A-J])\)?(?:(?:\s*,\s*|\s+)(?:(?:and|or)\s+)?\(?([A-J])\)?)*", plain)
@@ -338,7 +345,7 @@ def _choice(text: str) -> Node | None:
         choices = tuple(Choice(letter) for letter in re.findall(r"\b[A-J]\b", plain))
         return choices[0] if len(choices) == 1 else Values(choices)
     if len(re.findall(r"\(\s*«?\s*[A-J]\s*»?\s*\)", text)) > 1:
-        return None  # several choices with their texts: a list
+        return None  # several options with their contents form a list
     match = re.match(r"^«?\s*(?:\(\s*«?\s*([A-J])\s*»?\s*\)|([A-J])[.)])[ ,:]*»?\s*(.+)$", text)
     if match is None or (not text.startswith("«") and re.match(r"[-+*/^_=<>]|\\(?:cup|cdot|times)", match[3])):
         return None
@@ -348,8 +355,8 @@ def _choice(text: str) -> Node | None:
     return Choice(match[1] or match[2], _parse(chosen))
 
 
-def _words(text: str) -> Node | None:
-    """Words and nothing else, a number in words, or words with numbers in them such as a date."""
+def _parse_words(text: str) -> Node | None:
+    """A ratio with "to", or a text that starts with a word: words, a number word or a named set."""
     ratio = re.fullmatch(r"(.+?)\s*«to»\s*(.+)", text)
     if ratio and not re.search("«", ratio[1] + ratio[2]):
         return Leaf(f"{ratio[1].strip()}:{ratio[2].strip()}")
@@ -365,7 +372,7 @@ def _words(text: str) -> Node | None:
     return Words(re.sub(r"^(?:the|a|an) ", "", words))
 
 
-def _quantity_or_leaf(text: str) -> Node:
+def _parse_quantity_or_leaf(text: str) -> Node:
     if text.startswith(("¤", "-¤")) or text.endswith("¤"):
         return Quantity(_parse(text.replace("¤", "", 1)), "dollars")
     if text.endswith("%"):
@@ -379,13 +386,13 @@ def _quantity_or_leaf(text: str) -> Node:
         return Quantity(_parse(degrees[1].removesuffix("{}")), scale)
     unit = UNIT.fullmatch(text)
     if unit and re.search(r"[\d)}\]a-zA-Z]$", unit[1].strip()):
-        return _with_unit(unit[1].strip(), unit[2].strip().lower(), unit[3], unit[4])
+        return _parse_with_unit(unit[1].strip(), unit[2].strip().lower(), unit[3], unit[4])
     if re.search(r"«[^«»]*\s[^«»]*»", text):
         return Words(re.sub(r"\s+", " ", re.sub(r"[«»]", " ", text)).strip().lower())
     return Leaf(re.sub(r"\s+", " ", text.replace("«", "").replace("»", "")).strip())
 
 
-def _with_unit(value: str, unit: str, power: str | None, per: str | None) -> Node:
+def _parse_with_unit(value: str, unit: str, power: str | None, per: str | None) -> Node:
     first, _, rest = unit.partition(" ")
     if STATEMENT & set(unit.split()):
         return Words(f"{value} {unit}")
@@ -401,6 +408,6 @@ def _with_unit(value: str, unit: str, power: str | None, per: str | None) -> Nod
 
 
 def is_balanced(text: str) -> bool:
-    """Whether every brace has its partner."""
+    """Whether the braces of a text balance."""
     start = text.find("{")
     return text.count("{") == text.count("}") and (start < 0 or closing_brace(text, start) is not None)

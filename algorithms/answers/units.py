@@ -1,9 +1,9 @@
-"""What a unit measures, and how large it is: enough to tell that 3 feet are not 3 inches, and 1 m is 100 cm."""
+"""The dimension and the size of common units, so that 3 feet differ from 3 inches and 1 m equals 100 cm."""
 
 import re
 from typing import Final
 
-# Unit -> what it measures, and how many of that quantity's base units it is.
+# Unit -> its dimension, and its size in the base unit of that dimension.
 UNITS: Final[dict[str, tuple[str, float]]] = {
     **dict.fromkeys(("mm", "millimeter", "millimeters"), ("length", 0.001)),
     **dict.fromkeys(("cm", "centimeter", "centimeters"), ("length", 0.01)),
@@ -39,7 +39,7 @@ UNITS: Final[dict[str, tuple[str, float]]] = {
 
 
 def measure(unit: str) -> tuple[str, float]:
-    """What a unit measures, "" if that is not known, and its size."""
+    """The dimension of a unit ("" if unknown) and its size."""
     if unit == "%" or unit.startswith(("mod ", "degrees ")):
         return unit, 1.0
     if unit in UNITS:

@@ -1,6 +1,6 @@
-"""CL: right against wrong samples of a question, by InfoNCE (papers.md B4).
+"""CL: contrast right with wrong samples of a question, by InfoNCE.
 
-Inferred [I]: the form below is our reading of that baseline, not known to be the paper's; so are its defaults.
+CL is a baseline in "Turning Dust into Gold" (arXiv 2312.12832). The form and the defaults below are our choice.
 
 Shape legend: N sequences, P questions, R right sequences.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from algorithms.losses.batch import LossBatch, LossOutput, NumItems, divisor
-from algorithms.losses.examples import by_example, refuse
+from algorithms.losses.examples import by_example, raise_if_unfit
 
 
 def contrastive(
@@ -21,22 +21,23 @@ def contrastive(
     likelihood_weight: float = 1.0,
     num_items: NumItems = None,
 ) -> LossOutput:
-    """InfoNCE over length-normalised log-likelihoods l, and the likelihood of the right sequences.
+    """InfoNCE over length-normalised log-likelihoods l, plus the likelihood of the right sequences.
 
     L = (1/num_items) sum_questions mean_{r right} [ -log( e^{l_r/temp} / (e^{l_r/temp} + sum_{w wrong} e^{l_w/temp}) )
                                                      - likelihood_weight l_r ]
 
-    InfoNCE only orders the samples and does not teach to write: hence the likelihood, 0 leaves it out. l is in nats
-    per token, so at temperature 1 a right sample is apart from a wrong one only when several nats per token are
-    between them; a lower one is content sooner, and weighs 1/temperature against the likelihood.
+    InfoNCE only ranks the samples, so the likelihood term teaches the model to write them; weight 0 omits it. l is in
+    nats per token. At temperature 1, InfoNCE is small only if several nats per token separate right from wrong
+    samples. A lower temperature needs a smaller gap, and scales the gradient by 1/temperature.
 
-    Items are questions, each with at least one right and one wrong sequence. Metrics, means over a question's right
-    sequences: `info_nce`, `nll` (per token), `accuracy` (likelier than every wrong one).
+    Items are questions with at least one right and one wrong sequence. Metrics, as means over the right sequences of
+    a question: `info_nce`, `nll` (per token), `accuracy` (likelier than every wrong sequence).
     """
     if not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be above 0; 1 leaves the likelihoods as they are")
+        raise ValueError(f"temperature={temperature} must be above 0; 1 leaves the likelihoods unchanged")
     examples = by_example(logits, batch)
-    refuse(examples, (examples.num_right == 0) | (examples.num_wrong == 0), "CL needs one right and one wrong at least")
+    is_unfit = (examples.num_right == 0) | (examples.num_wrong == 0)
+    raise_if_unfit(examples, is_unfit, "CL needs at least one right and one wrong")
     number = divisor(num_items, len(examples.ids))
 
     scores = examples.logprobs / temperature

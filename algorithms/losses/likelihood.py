@@ -1,4 +1,6 @@
-"""Likelihood of tokens: of all sequences, or of right ones with something against wrong ones (papers.md B4).
+"""Token likelihood: of all sequences, or of right ones with a penalty on wrong ones.
+
+MIX, NT and UL are baselines in "Turning Dust into Gold" (arXiv 2312.12832). The token-level form of UL is our choice.
 
 Shape legend: S scored tokens.
 """
@@ -18,11 +20,11 @@ from algorithms.losses.batch import (
 
 
 def likelihood(logits: Tensor, batch: LossBatch, *, num_items: NumItems = None) -> LossOutput:
-    """Cross-entropy over the scored tokens of all sequences, right or wrong: SFT, CoT KD, MIX, NAT.
+    """Cross-entropy over the scored tokens of all sequences, right and wrong: SFT, CoT KD, MIX, NAT.
 
     L = -(1/num_items) sum_t log p(y_t)
 
-    Metrics: `accuracy`, the share of tokens that are the most likely one.
+    Metrics: `accuracy`, the share of scored tokens that the model ranks first.
     """
     rows, targets = select_scored(logits, batch)
     number = divisor(num_items, len(targets))
@@ -34,40 +36,40 @@ def likelihood(logits: Tensor, batch: LossBatch, *, num_items: NumItems = None) 
 def negative_training(
     logits: Tensor, batch: LossBatch, *, weight: float = 0.05, num_items: NumItems = None
 ) -> LossOutput:
-    """NT: likelihood of right tokens minus `weight` times the likelihood of wrong ones (TDG's baseline, B4).
+    """NT: likelihood of right tokens minus `weight` times that of wrong ones (code of arXiv 2312.12832).
 
     L = (1/num_items) (sum_right -log p(y_t) - weight sum_wrong -log p(y_t))
 
-    Unbounded below: a wrong token's probability may fall to 0 for ever. A falling loss says nothing by itself;
-    watch `nll_right`. Metrics: `nll_right`, `nll_wrong`, `right_tokens`, each a sum over num_items, so that the
-    mean of a right token is nll_right / right_tokens.
+    The loss is unbounded below: the probability of a wrong token can approach 0 indefinitely. A falling loss does
+    not show progress; monitor `nll_right`. Metrics: `nll_right`, `nll_wrong`, `right_tokens`, each a sum divided by
+    num_items. The mean NLL of a right token is nll_right / right_tokens.
     """
     right, wrong = _right_and_wrong(logits, batch)
-    return _weighed(-right, -wrong, -weight, "nll_wrong", num_items)
+    return _weighted_loss(-right, -wrong, -weight, "nll_wrong", num_items)
 
 
 def unlikelihood(logits: Tensor, batch: LossBatch, *, weight: float = 0.05, num_items: NumItems = None) -> LossOutput:
-    """UL: likelihood of right tokens and, `weight` times, unlikelihood of wrong ones (Welleck et al., 1908.04319).
+    """UL: likelihood of right tokens plus `weight` times the unlikelihood of wrong ones (Welleck et al., 1908.04319).
 
     L = (1/num_items) (sum_right -log p(y_t) + weight sum_wrong -log(1 - p(y_t)))
 
-    By token, not by sequence as [I] in B4 tells: the probability of a sequence underflows. A wrong token whose p
-    cannot be told from 1 costs `weight` * 15.9 in float32 and gives no gradient, see `log1mexp`. Metrics:
-    `nll_right`, `unlikelihood_wrong`, `right_tokens`, each a sum over num_items.
+    The unlikelihood is per token, because the probability of a sequence underflows. A wrong token with p equal to
+    1 within float32 precision costs `weight` * 15.9 and gives no gradient; see `log1mexp`. Metrics: `nll_right`,
+    `unlikelihood_wrong`, `right_tokens`, each a sum divided by num_items.
     """
     right, wrong = _right_and_wrong(logits, batch)
-    return _weighed(-right, -log1mexp(wrong), weight, "unlikelihood_wrong", num_items)
+    return _weighted_loss(-right, -log1mexp(wrong), weight, "unlikelihood_wrong", num_items)
 
 
 def _right_and_wrong(logits: Tensor, batch: LossBatch) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the scored tokens of right sequences, and of wrong ones."""
+    """The log-probabilities of the scored tokens in right sequences, and in wrong ones."""
     logprobs = target_logprobs(*select_scored(logits, batch))
     is_right = at_scored(batch.is_right, batch.mask)
     return logprobs[is_right], logprobs[~is_right]
 
 
-def _weighed(right: Tensor, wrong: Tensor, weight: float, name_wrong: str, num_items: NumItems) -> LossOutput:
-    """Losses of right tokens and `weight` times those of wrong ones, over the count of both."""
+def _weighted_loss(right: Tensor, wrong: Tensor, weight: float, name_wrong: str, num_items: NumItems) -> LossOutput:
+    """The loss of right tokens plus `weight` times that of wrong ones, over num_items or the count of both."""
     number = divisor(num_items, len(right) + len(wrong))
     nll_right, loss_wrong = right.sum() / number, wrong.sum() / number
     return nll_right + weight * loss_wrong, {

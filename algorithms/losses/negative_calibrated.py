@@ -1,12 +1,14 @@
-"""NCE: distil the NAT teacher, each sequence as strongly as the negative model differs (papers.md B2; 2312.12832).
+"""NCE: distil the NAT teacher, and weight each sequence by the distance of the negative model from the teacher.
 
-p is the NAT model (mode "mix"), m its negative side alone (mode "neg"), q the student. The teacher's side may be
-computed once and kept: `calibration` makes beta, `top_k` the likeliest tokens of p.
+Source: "Turning Dust into Gold" (arXiv 2312.12832), Negative Calibrated Enhancement, and the authors' code. p is the
+NAT model (mode "mix"), m its negative side alone (mode "neg"), q the student. The teacher's outputs can be computed
+once and stored: `calibration` computes beta, and `top_k` the likeliest tokens of p.
 
-Departs from the release: KL in log space (it adds 1e-7 to probabilities). beta is always measured at temperature 1:
-it tells how far two models are apart on a sequence, not how softly a student is taught, and a kept beta stays valid.
+Departures from the code: the KL is computed in log space, where the code adds 1e-7 to the probabilities. beta is
+always measured at temperature 1 (our choice), because it measures the distance of two models, not the softness of
+the targets. So a stored beta is valid at any temperature.
 
-Shape legend: N sequences, T tokens, V vocabulary, S scored tokens, K kept tokens.
+Shape legend: N sequences, T tokens, V vocabulary, S scored tokens, K stored tokens.
 """
 
 from dataclasses import dataclass
@@ -35,24 +37,24 @@ Granularity: TypeAlias = Literal["sequence", "token"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Teacher:
-    """The teacher's side: p by its logits or its likeliest tokens; beta, or the logits of m to measure it with."""
+    """The teacher's outputs: p as logits or as its likeliest tokens; beta, or the logits of m to measure it."""
 
     nat_logits: Tensor | None = None  # [N, T, V]: p
     neg_logits: Tensor | None = None  # [N, T, V]: m
     beta: Tensor | None = None  # [N] or [N, T], from `calibration`
     topk_ids: Tensor | None = None  # [N, T, K], from `top_k`
-    topk_logprobs: Tensor | None = None  # [N, T, K], natural
-    topk_temperature: float = 1.0  # what `top_k` was called with
+    topk_logprobs: Tensor | None = None  # [N, T, K], natural logarithms
+    topk_temperature: float = 1.0  # the `temperature` passed to `top_k`
 
     def __post_init__(self) -> None:
         if (self.topk_ids is None) != (self.topk_logprobs is None):
-            raise ValueError("topk_ids and topk_logprobs belong together; give both or neither")
+            raise ValueError("topk_ids and topk_logprobs belong together; pass both or neither")
         if (self.nat_logits is None) == (self.topk_ids is None):
-            raise ValueError("a teacher needs nat_logits or topk_ids and topk_logprobs, and not both")
+            raise ValueError("a teacher needs nat_logits or topk_ids with topk_logprobs, but not both")
         if (self.neg_logits is None) == (self.beta is None):
-            raise ValueError("a teacher needs neg_logits or beta, and not both")
+            raise ValueError("a teacher needs neg_logits or beta, but not both")
         if self.neg_logits is not None and self.nat_logits is None:
-            raise ValueError("beta is measured between neg_logits and nat_logits; give nat_logits too, or beta")
+            raise ValueError("measuring beta needs neg_logits and nat_logits; pass nat_logits too, or pass beta")
 
 
 def negative_calibrated(
@@ -67,32 +69,32 @@ def negative_calibrated(
     kd_weight: float = 0.5,
     num_items: NumItems = None,
 ) -> LossOutput:
-    """Cross-entropy with the text, and with the teacher weighed by beta.
+    """Cross-entropy with the text, plus cross-entropy with the teacher, weighted by beta.
 
-    beta = tanh( mean_t KL(m_t || p_t) )       of each sequence; granularity `token`: tanh of each token's own KL
+    beta = tanh( mean_t KL(m_t || p_t) )       per sequence; granularity `token`: tanh of each token's own KL
     L_kd = (1/num_items) sum_t (0.5 + beta) T^2 [ -sum_v p log q ]      p and q at temperature T
     L    = ce_weight (1/num_items) sum_t -log q(y_t) + kd_weight L_kd   the first q at temperature 1
 
-    With the teacher's K likeliest tokens the others are one bucket: -sum_k p_k log q_k - p_rest log q_rest. That is
-    a lower bound on the cross-entropy (data-processing inequality: q_rest is no less than any q in it), exact for
-    K = V. `direction` and `granularity` are for a teacher with logits; a given beta has them behind it.
+    If the teacher gives only its K likeliest tokens, the others form one bucket: -sum_k p_k log q_k - p_rest log
+    q_rest. This is a lower bound on the cross-entropy, because q_rest is at least any q in the bucket. It is exact
+    for K = V. `direction` and `granularity` apply only if beta is measured here.
 
-    No gradient reaches the teacher. All sequences count, right or wrong. Metrics: `nll`, `kd` (L_kd) and `beta`
-    (mean over tokens), each a sum over num_items.
+    No gradient reaches the teacher. All sequences count, right and wrong. Metrics: `nll`, `kd` (L_kd) and `beta`
+    (the mean over tokens), each a sum divided by num_items.
     """
     if not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be above 0; 1 leaves the distributions as they are")
+        raise ValueError(f"temperature={temperature} must be above 0; 1 leaves the distributions unchanged")
     rows, targets = select_scored(logits, batch)
     _check_teacher(teacher, batch.mask, logits.shape[-1], temperature)
     number = divisor(num_items, len(targets))
     beta = teacher.beta
     if beta is None:
-        assert teacher.nat_logits is not None, "Teacher's own check"
-        assert teacher.neg_logits is not None, "Teacher's own check"
+        assert teacher.nat_logits is not None, "Teacher.__post_init__ checks this"
+        assert teacher.neg_logits is not None, "Teacher.__post_init__ checks this"
         beta = calibration(teacher.nat_logits, teacher.neg_logits, batch.mask, direction, granularity)
     betas = at_scored(beta.detach(), batch.mask)
-    if bool(((betas < 0) | (betas > 1)).any()):  # NaN passes, and becomes the loss: who trains looks for that
-        raise ValueError(f"beta is between {float(betas.min())} and {float(betas.max())}; it must be a tanh in [0, 1]")
+    if bool(((betas < 0) | (betas > 1)).any()):  # NaN passes and makes the loss NaN, which the trainer detects
+        raise ValueError(f"beta ranges from {float(betas.min())} to {float(betas.max())}; it must lie in [0, 1]")
 
     nlls, kds = [], []
     for some, ids, *positions in in_chunks(rows, targets, *batch.mask.nonzero(as_tuple=True)):
@@ -114,7 +116,7 @@ def calibration(
     direction: Direction = "neg_nat",
     granularity: Granularity = "sequence",
 ) -> Tensor:
-    """beta [N], or [N, T] by token: tanh of the KL between the negative and the NAT model; 0 where unscored."""
+    """beta, the tanh of the KL between the negative and the NAT model: [N], or [N, T] per token; 0 if unscored."""
     if direction not in get_args(Direction):
         raise ValueError(f"direction={direction!r} must be one of {get_args(Direction)}")
     if granularity not in get_args(Granularity):
@@ -126,14 +128,14 @@ def calibration(
         )
     dtype = compute_dtype(torch.promote_types(nat_logits.dtype, neg_logits.dtype))
     divergences = []
-    for positions in in_chunks(*mask.nonzero(as_tuple=True)):  # indexed so, neither is ever copied whole
+    for positions in in_chunks(*mask.nonzero(as_tuple=True)):  # chunked indexing avoids a full copy of the logits
         log_p = nat_logits[positions].log_softmax(-1, dtype=dtype)
         log_m = neg_logits[positions].log_softmax(-1, dtype=dtype)
         first, second = (log_m, log_p) if direction == "neg_nat" else (log_p, log_m)
         weights = first.exp()
-        # 0 (log 0 - ..) is 0: a padded vocabulary may have logits of -inf.
+        # 0 (log 0 - ..) counts as 0, because a padded vocabulary may have logits of -inf.
         divergences.append(torch.where(weights == 0, 0, weights * (first - second)).sum(-1))
-    divergence = torch.cat(divergences).clamp(min=0)  # rounding makes it negative where p is m
+    divergence = torch.cat(divergences).clamp(min=0)  # rounding can make it negative where p equals m
     if granularity == "token":
         return divergence.new_zeros(mask.shape).masked_scatter(mask, divergence.tanh())
     return (sequence_sums(divergence, mask) / mask.sum(1).clamp(min=1)).tanh()
@@ -143,10 +145,10 @@ def calibration(
 def top_k(nat_logits: Tensor, k: int, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Ids and log-probabilities [N, T, K] of the teacher's K likeliest tokens, likeliest first.
 
-    The temperature must be the loss's: what is left out cannot be softened later.
+    Pass the temperature of the loss: the stored tokens do not suffice to change it later.
     """
     if not 0 < k <= nat_logits.shape[-1]:
-        raise ValueError(f"k={k} must be from 1 to the vocabulary's {nat_logits.shape[-1]}")
+        raise ValueError(f"k={k} must be from 1 to the vocabulary size {nat_logits.shape[-1]}")
     dtype = compute_dtype(nat_logits.dtype)
     tops = [(some.to(dtype) / temperature).log_softmax(-1).topk(k) for (some,) in in_chunks(nat_logits.flatten(0, 1))]
     shape = (*nat_logits.shape[:2], k)
@@ -154,25 +156,25 @@ def top_k(nat_logits: Tensor, k: int, temperature: float = 1.0) -> tuple[Tensor,
 
 
 def _cross_entropy(log_q: Tensor, teacher: Teacher, positions: tuple[Tensor, ...], temperature: float) -> Tensor:
-    """-sum_v p log q [S] at some positions, `log_q` [S, V] at the temperature already."""
+    """-sum_v p log q [S] at some positions. The temperature is already applied to `log_q` [S, V]."""
     if teacher.nat_logits is not None:
         p = (teacher.nat_logits.detach()[positions].to(log_q.dtype) / temperature).softmax(-1)
         return -(p * log_q.masked_fill(p == 0, 0)).sum(-1)  # 0 log 0 is 0
-    assert teacher.topk_ids is not None, "Teacher's own check"
-    assert teacher.topk_logprobs is not None, "Teacher's own check"
+    assert teacher.topk_ids is not None, "Teacher.__post_init__ checks this"
+    assert teacher.topk_logprobs is not None, "Teacher.__post_init__ checks this"
     ids = teacher.topk_ids[positions].long()
     check_ids(ids, log_q.shape[-1], "topk_ids")
     p = teacher.topk_logprobs.detach()[positions].to(log_q.dtype).exp()
     mass = p.sum(-1)
-    if bool((mass > 1.01).any()):  # log-probabilities kept in 16 bits may pass 1 by half a percent
-        raise ValueError(f"topk_logprobs add up to a probability of {float(mass.max())}; give natural logarithms")
+    if bool((mass > 1.01).any()):  # the sum of log-probabilities stored in 16 bits may exceed 1 by half a percent
+        raise ValueError(f"topk_logprobs sum to a probability of {float(mass.max())}; pass natural logarithms")
     log_q = log_q.gather(-1, ids)
     rest = (1 - mass).clamp(min=0) * log1mexp(log_q.logsumexp(-1))
     return -(p * log_q.masked_fill(p == 0, 0)).sum(-1) - rest
 
 
 def _check_teacher(teacher: Teacher, mask: Tensor, num_vocab: int, temperature: float) -> None:
-    """Refuse tensors of a teacher that do not fit the student's batch."""
+    """Raise ValueError if the teacher's tensors do not fit the student's batch."""
     for name, tensor in (("nat_logits", teacher.nat_logits), ("neg_logits", teacher.neg_logits)):
         if tensor is not None and tensor.shape != (*mask.shape, num_vocab):
             raise ValueError(f"{name} {list(tensor.shape)} must have the student's shape {[*mask.shape, num_vocab]}")
@@ -184,10 +186,10 @@ def _check_teacher(teacher: Teacher, mask: Tensor, num_vocab: int, temperature: 
     if teacher.topk_ids.shape != teacher.topk_logprobs.shape or teacher.topk_ids.shape[:2] != mask.shape:
         raise ValueError(
             f"topk_ids {list(teacher.topk_ids.shape)} and topk_logprobs {list(teacher.topk_logprobs.shape)} must be "
-            f"[sequences, tokens, kept] with the sequences and tokens of mask {list(mask.shape)}"
+            f"[sequences, tokens, K] with the sequences and tokens of mask {list(mask.shape)}"
         )
     if teacher.topk_temperature != temperature:
         raise ValueError(
-            f"the top tokens were kept at temperature {teacher.topk_temperature}, the loss has {temperature}; "
-            "call top_k with the loss's temperature"
+            f"top_k ran at temperature {teacher.topk_temperature}, but the loss uses {temperature}; "
+            "call top_k with the temperature of the loss"
         )

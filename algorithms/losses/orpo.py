@@ -1,7 +1,7 @@
-"""ORPO: chosen against rejected by their odds, without a reference model (Hong et al. 2024, arXiv 2403.07691).
+"""ORPO: preference by the odds of chosen and rejected, without a reference model (Hong et al., arXiv 2403.07691).
 
-Departs from TRL's trainer in the likelihood: TRL scores the prompt of a chosen sequence too, and averages over the
-tokens of all pairs. Here only the scored tokens count, and each pair counts the same.
+Departure from TRL's trainer: TRL's likelihood also scores the prompt of a chosen sequence, and averages over the
+tokens of all pairs. Here only scored tokens count, and all pairs have equal weight.
 
 Shape legend: N sequences, P pairs.
 """
@@ -10,21 +10,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from algorithms.losses.batch import LossBatch, LossOutput, NumItems, divisor, log1mexp
-from algorithms.losses.examples import by_example, refuse
+from algorithms.losses.examples import by_example, raise_if_unfit
 
 
 def orpo(logits: Tensor, batch: LossBatch, *, odds_weight: float = 0.1, num_items: NumItems = None) -> LossOutput:
-    """Likelihood of the chosen sequence and `odds_weight` (lambda) times the loss of its odds ratio to the rejected.
+    """Likelihood of the chosen sequence, plus `odds_weight` (lambda) times the loss of the odds ratio.
 
     l = mean_t log p(y_t)        log odds = l - log(1 - e^l)
     L = (1/num_items) sum_pairs [ -l_chosen - lambda log sigmoid(log odds_chosen - log odds_rejected) ]
 
-    Items are pairs: each example has exactly one right (chosen) and one wrong (rejected) sequence. Metrics, means
-    over pairs: `nll_chosen`, `nll_rejected`, `log_odds_ratio`, `accuracy` (the chosen one is likelier).
+    Items are pairs: each example has exactly one right (chosen) and one wrong (rejected) sequence. Metrics, as means
+    over pairs: `nll_chosen`, `nll_rejected`, `log_odds_ratio`, `accuracy` (the chosen sequence is likelier).
     """
     examples = by_example(logits, batch)
-    refuse(examples, (examples.num_right != 1) | (examples.num_wrong != 1), "ORPO needs exactly one chosen (right) "
-           "and one rejected (wrong)")  # fmt: skip
+    is_unfit = (examples.num_right != 1) | (examples.num_wrong != 1)
+    raise_if_unfit(examples, is_unfit, "ORPO needs exactly one chosen (right) and one rejected (wrong)")
     number = divisor(num_items, len(examples.ids))
 
     chosen, rejected = (

@@ -1,21 +1,22 @@
-"""Negative Assistant Training (NAT): a PEFT method that learns from wrong answers too.
+"""Negative Assistant Training (NAT): a PEFT method that also learns from wrong answers.
 
-"Turning Dust into Gold" (arXiv 2312.12832; papers.md B1). A LoRA trained on wrong answers is frozen, a second
-one trains on right answers, and in each layer a gate decides how much of the first is taken away or added.
+Source: "Turning Dust into Gold" (arXiv 2312.12832, AAAI 2024), Negative Assistant Training. A LoRA trained on
+wrong answers is frozen. A second LoRA trains on right answers. In each layer, a gate adds or subtracts part of
+the first LoRA.
 
-    config   NatConfig, the settings that are saved
-    layer    the equations of one layer; the layer that trains and the one that only teaches
-    model    NatModel; the modes mix, neg, pos, off
-    loading  adapter folders, strictly: a negative LoRA into NAT, a saved NAT into a plain model
+    config   NatConfig, the saved settings
+    layer    the equations of one layer; the trainable layer and the frozen teacher layer
+    model    NatModel; the modes mix, neg, pos and off
+    loading  strict loading of adapter folders: a negative LoRA into NAT, a saved NAT into a plain model
 
-Importing this package registers the method with PEFT: whoever opens a NAT folder with PEFT imports it first.
+Importing this package registers NAT with PEFT. Import it before you open a NAT folder with PEFT.
 
     model = get_peft_model(base, NatConfig(target_modules=["q_proj", "v_proj"]))
-    load_negative(model, "lora_neg")            # without: the control whose negative side is zero
+    load_negative(model, "lora_neg")            # skip this line for the control with a zero negative side
 
-Departures from the release: the layers it trains in 8 bit are meant everywhere (its other path computes
-something else), and in-features may differ from out-features. The gate depends on the input, so NAT cannot be
-merged.
+Departures from the authors' code (github Yiwei98/TDG): every layer follows the code's 8-bit path, because its
+other path computes something else; in-features may differ from out-features. The gate depends on the input, so
+NAT cannot be merged.
 """
 
 from algorithms.nat.config import NatConfig
@@ -36,4 +37,4 @@ __all__ = [
     "set_nat_mode",
 ]
 
-register()  # the one thing that must happen on import: PEFT finds methods in its table only
+register()  # runs on import because PEFT finds a method only in its own table

@@ -1,4 +1,4 @@
-"""The settings of a NAT adapter, saved as its adapter_config.json."""
+"""The settings of a NAT adapter. PEFT saves them as adapter_config.json."""
 
 import math
 from dataclasses import dataclass
@@ -8,20 +8,23 @@ from peft.utils import PeftType
 
 
 def lora_scaling(alpha: float, r: int, use_rslora: bool) -> float:
-    """The factor of a LoRA of rank `r`: alpha / r, rank-stabilised alpha / sqrt(r)."""
+    """The scaling of a LoRA of rank `r`: alpha / r, or alpha / sqrt(r) if rank-stabilised."""
     return alpha / (math.sqrt(r) if use_rslora else r)
 
 
 @dataclass
 class NatConfig(PeftConfig):
-    """Negative Assistant Training. The defaults are the paper's; `target_modules` too, for models PEFT knows.
+    """Settings of Negative Assistant Training.
 
-    `r`, `lora_alpha`, `lora_dropout`, `use_rslora`: of the positive LoRA. `negative_r`, `negative_alpha`,
-    `negative_use_rslora`: of the negative one; None is whatever `load_negative` finds, and until then as the
-    positive. `gate_dim`: width of the Integrate Unit. `train_negative`: the second LoRA trains too, the control
-    with two positive LoRAs; it has no dropout all the same. `target_modules`, `exclude_modules`: as of LoraConfig.
+    The defaults are those of arXiv 2312.12832. For models that PEFT knows, so are the default `target_modules`.
 
-    Raises ValueError where a number is out of range.
+    `r`, `lora_alpha`, `lora_dropout` and `use_rslora` describe the positive LoRA. `negative_r`, `negative_alpha`
+    and `negative_use_rslora` describe the negative LoRA. None copies the positive setting until `load_negative`
+    fills it in. `gate_dim` is the width of the Integrate Unit. `train_negative` also trains the negative LoRA,
+    without dropout: this is the control with two positive LoRAs. `target_modules` and `exclude_modules` work as
+    in LoraConfig.
+
+    Raises ValueError if a number is out of range.
     """
 
     r: int = 8
@@ -57,12 +60,12 @@ class NatConfig(PeftConfig):
 
     @property
     def scaling(self) -> float:
-        """s, the factor of the positive LoRA."""
+        """The scaling s of the positive LoRA."""
         return lora_scaling(self.lora_alpha, self.r, self.use_rslora)
 
     @property
     def negative_scaling(self) -> float:
-        """s_n, the factor of the negative LoRA."""
+        """The scaling s_n of the negative LoRA."""
         alpha = self.lora_alpha if self.negative_alpha is None else self.negative_alpha
         use_rslora = self.use_rslora if self.negative_use_rslora is None else self.negative_use_rslora
         return lora_scaling(alpha, self.negative_rank, use_rslora)

@@ -1,6 +1,7 @@
-"""One linear layer with NAT on it: the equations, the layer that trains, and the layer that only teaches.
+"""One NAT linear layer: the equations, the trainable layer, and the frozen teacher layer.
 
-Negative Assistant Training ("Turning Dust into Gold", arXiv 2312.12832; papers.md B1):
+Source: "Turning Dust into Gold" (arXiv 2312.12832), Negative Assistant Training. The equations follow the 8-bit
+path of the authors' code, but x reaches the negative side without dropout (our choice):
 
     w     = W0 x
     h_pos = w + s B_p A_p dropout(x)          h_neg = w + s_n B_n A_n x
@@ -9,8 +10,8 @@ Negative Assistant Training ("Turning Dust into Gold", arXiv 2312.12832; papers.
     v_i   = W_2 GELU(W_1 h_i)
     out   = w + (1 - a) v_pos + a v_neg
 
-Shape legend: B batch, T token, N all tokens of a batch, D in-features, O out-features, R rank (of both sides
-where they lie side by side), G gate width. Any leading dimensions may stand for B and T.
+Shape legend: B batch, T token, N all tokens of a batch, D in-features, O out-features, R rank (the sum of both
+ranks where the two sides are concatenated), G gate width. Any leading dimensions may replace B and T.
 """
 
 import math
@@ -28,46 +29,46 @@ Mode: TypeAlias = Literal["mix", "neg", "pos", "off"]
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 
 
-def _uniform(rows: int, columns: int) -> nn.Parameter:
+def _kaiming_parameter(rows: int, columns: int) -> nn.Parameter:
     return nn.Parameter(nn.init.kaiming_uniform_(torch.empty(rows, columns), a=math.sqrt(5)))
 
 
 class LowRank(nn.Module):
-    """A LoRA's two factors, A [R, D] and B [O, R], and its scaling. B is zero at the start."""
+    """The two factors of a LoRA, A [R, D] and B [O, R], and its scaling. B starts at zero."""
 
     def __init__(self, in_features: int, out_features: int, r: int, scaling: float) -> None:
         super().__init__()
-        self.A = _uniform(r, in_features)
+        self.A = _kaiming_parameter(r, in_features)
         self.B = nn.Parameter(torch.zeros(out_features, r))
         self.scaling = scaling
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        """s B A x, [B, T, O]; the order of operations is PEFT's, so that results are the same bit for bit."""
+        """s B A x, [B, T, O]. The order of operations matches PEFT, so results are bit-identical."""
         return F.linear(F.linear(x_BTD, self.A), self.B) * self.scaling
 
 
 class IntegrateUnit(nn.Module):
-    """The weights that weigh and blend the two sides. W_2 is zero at the start."""
+    """The weights that gate and blend the two sides. W_2 starts at zero."""
 
     def __init__(self, in_features: int, out_features: int, gate_dim: int) -> None:
         super().__init__()
-        self.W_Q = _uniform(gate_dim, in_features)
-        self.W_K = _uniform(gate_dim, out_features)
-        self.W_1 = _uniform(gate_dim, out_features)
+        self.W_Q = _kaiming_parameter(gate_dim, in_features)
+        self.W_K = _kaiming_parameter(gate_dim, out_features)
+        self.W_1 = _kaiming_parameter(gate_dim, out_features)
         self.W_2 = nn.Parameter(torch.zeros(out_features, gate_dim))
 
     def forward(self, x_ND: Tensor, dropped_ND: Tensor, w_NO: Tensor, positive: LowRank, negative: LowRank) -> Tensor:
         """w + (1 - a) v_pos + a v_neg, [N, O].
 
-        h_i is w plus something of rank R, so no h_i is ever made: W_1 h_i = W_1 w + s (W_1 B_i) (A_i x), and in
-        the difference of the keys w cancels. What is left of O and D per token are one product with W_1, one
-        with W_2, and those of rank R.
+        No h_i is materialised, because h_i is w plus a term of rank R: W_1 h_i = W_1 w + s (W_1 B_i) (A_i x).
+        In the difference of the keys, w cancels. Per token, the products of size O or D are one with W_1, one
+        with W_2, and the products of rank R.
         """
         u_pos_NR, u_neg_NR = F.linear(dropped_ND, positive.A), F.linear(x_ND, negative.A)
         u_NR = torch.cat([u_pos_NR, u_neg_NR], dim=1)
         sides_OR = torch.cat([-positive.scaling * positive.B, negative.scaling * negative.B], dim=1)
         keys_RD = (self.W_K @ sides_OR).T @ self.W_Q
-        # The softmax of two is a sigmoid of their difference, q.k_neg - q.k_pos.
+        # A softmax over two scores is the sigmoid of their difference, q.k_neg - q.k_pos.
         difference_N1 = (F.linear(x_ND, keys_RD) * u_NR).sum(1, keepdim=True)
         a_N1 = torch.sigmoid(difference_N1) - 0.5
 
@@ -87,9 +88,9 @@ def adapt(
     unit: IntegrateUnit,
     dropout: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """What a layer with NAT puts out in a mode, [B, T, O] in the type of w.
+    """The output of a NAT layer in a mode, [B, T, O], in the dtype of w.
 
-    `mix`: the equations above. `pos`: h_pos. `neg`: h_neg, the same as the negative LoRA alone. `off`: w.
+    `mix`: the equations above. `pos`: h_pos. `neg`: h_neg, equal to the negative LoRA alone. `off`: w.
     """
     if mode == "off":
         return w_BTO
@@ -106,13 +107,13 @@ def adapt(
 
 
 class NatLayer:
-    """What the two layers share: a mode, which `set_nat_mode` sets."""
+    """The base of both layers: a mode, set by `set_nat_mode`."""
 
     nat_mode: Mode = "mix"
 
 
 class NatLinear(nn.Module, BaseTunerLayer, NatLayer):
-    """A linear layer in training, its adapters by name. One is active at a time."""
+    """A trainable linear layer with named adapters. One adapter is active at a time."""
 
     adapter_layer_names = ("nat_positive", "nat_negative", "nat_unit")
     other_param_names = ("nat_dropout",)
@@ -121,8 +122,8 @@ class NatLinear(nn.Module, BaseTunerLayer, NatLayer):
         super().__init__()
         self.base_layer = base_layer
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
-        # Modules of our own hold the weights: an nn.Linear would be a target of LoRA's "all-linear", and PEFT
-        # makes a frozen Parameter trainable when it casts an nn.ParameterDict.
+        # Custom modules hold the weights. LoRA's "all-linear" would target an nn.Linear, and PEFT makes a frozen
+        # Parameter trainable when it casts an nn.ParameterDict.
         self.nat_positive = nn.ModuleDict()
         self.nat_negative = nn.ModuleDict()
         self.nat_unit = nn.ModuleDict()
@@ -134,7 +135,7 @@ class NatLinear(nn.Module, BaseTunerLayer, NatLayer):
         self.update_layer(adapter_name, config)
 
     def update_layer(self, adapter_name: str, config: NatConfig) -> None:
-        """Add an adapter, freshly initialised."""
+        """Add a freshly initialised adapter."""
         sizes = self.in_features, self.out_features
         self.nat_positive[adapter_name] = LowRank(*sizes, config.r, config.scaling)
         self.nat_negative[adapter_name] = LowRank(*sizes, config.negative_rank, config.negative_scaling)
@@ -146,7 +147,7 @@ class NatLinear(nn.Module, BaseTunerLayer, NatLayer):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def replace_negative(self, adapter_name: str, a_RD: Tensor, b_OR: Tensor, scaling: float) -> None:
-        """Give an adapter another negative LoRA; its parameters are new ones where the rank is another."""
+        """Replace the negative LoRA of an adapter. A different rank creates new parameters."""
         negative = cast(LowRank, self.nat_negative[adapter_name])
         if negative.A.shape != a_RD.shape:
             resized = LowRank(self.in_features, self.out_features, len(a_RD), scaling)
@@ -158,13 +159,13 @@ class NatLinear(nn.Module, BaseTunerLayer, NatLayer):
             negative.B.copy_(b_OR)
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
-        """As of every PEFT layer. Raises ValueError for several adapters: two gates cannot be added."""
+        """Activate an adapter, as in every PEFT layer. Raises ValueError for several: gates do not add up."""
         if not isinstance(adapter_names, str) and len(adapter_names) > 1:
-            raise ValueError(f"one NAT adapter can be active at a time, got {adapter_names}")
+            raise ValueError(f"only one NAT adapter can be active at a time, got {adapter_names}; pass one name")
         super().set_adapter(adapter_names, inference_mode=inference_mode)
 
     def forward(self, x_BTD: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The base layer's output with the active adapter in the layer's mode, [B, T, O]."""
+        """The base layer's output with the active adapter applied in the layer's mode, [B, T, O]."""
         w_BTO: Tensor = self.base_layer(x_BTD, *args, **kwargs)
         active = [name for name in self.active_adapters if name in self.nat_unit]
         if self.disable_adapters or not active:
@@ -181,15 +182,15 @@ class NatLinear(nn.Module, BaseTunerLayer, NatLayer):
         )
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Raises ValueError: there is no single weight that does what NAT does."""
-        raise ValueError("NAT cannot be merged: its gate depends on the input. Serve it as it is, or distil it (NCE)")
+        """Raises ValueError: no single weight matrix is equivalent to NAT."""
+        raise ValueError("NAT cannot be merged: its gate depends on the input. Serve it unmerged or distil it with NCE")
 
 
 class FrozenNatLinear(nn.Linear, NatLayer):
-    """A linear layer that only teaches: no tuner layer of PEFT's, so that a LoRA over it sees a plain nn.Linear.
+    """A frozen NAT layer for a teacher. It shares the weight of `base_layer` and starts in mode `off`.
 
-    PEFT would switch off a tuner layer inside another with it, and save its weights with the other's. Shares
-    the weight of `base_layer`; all of it is frozen; off until told otherwise.
+    It is not a PEFT tuner layer, so a LoRA wraps it as a plain nn.Linear. PEFT disables a nested tuner layer
+    together with the outer one, and saves the weights of both.
     """
 
     nat_mode: Mode = "off"
@@ -204,6 +205,6 @@ class FrozenNatLinear(nn.Linear, NatLayer):
         self.requires_grad_(False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        """The base layer's output, with NAT in the layer's mode, [B, T, O]."""
+        """The base layer's output with NAT applied in the layer's mode, [B, T, O]."""
         w_BTO = super().forward(x_BTD)
         return adapt(self.nat_mode, x_BTD, w_BTO, self.nat_positive, self.nat_negative, self.nat_unit, nn.Identity())

@@ -1,7 +1,7 @@
-"""Adapter folders read strictly: a negative LoRA into NAT, and a saved NAT into a plain model.
+"""Strict loading of adapter folders: a negative LoRA into NAT, and a saved NAT into a plain model.
 
-PEFT's own loading warns of weights that fit nothing and goes on; a NAT without its negative side would then
-be taken for one.
+PEFT's own loader only warns about weights that do not match. A NAT adapter could then lose its negative side
+unnoticed.
 """
 
 import json
@@ -22,46 +22,49 @@ from algorithms.nat.model import NatModel, check_target
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
-# Settings of a LoRA that say where it is, how it was trained, or what A, B and their scaling already tell.
-_PLAIN_SETTINGS: Final = {
+# NAT accepts any value of these LoRA settings: they describe the location, the training, or A, B and the scaling.
+_ACCEPTED_SETTINGS: Final = {
     *("peft_type", "peft_version", "task_type", "base_model_name_or_path", "revision", "auto_mapping"),
     *("inference_mode", "r", "lora_alpha", "lora_dropout", "use_rslora"),
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
 }
-_PLAIN_INITS: Final = (True, False, "gaussian")  # others change the weights of the base model
+_ACCEPTED_INITS: Final = (True, False, "gaussian")  # other initialisations change the base model's weights
 
 
 def load_negative(model: nn.Module, folder: str | Path, adapter_name: str = "default") -> None:
-    """Make an ordinary LoRA, saved by PEFT, the negative side of a NAT adapter.
+    """Load a plain LoRA saved by PEFT as the negative side of a NAT adapter.
 
-    `model` is a PeftModel, a NatModel, or the model inside one. Rank and scaling are the LoRA's own, and are
-    recorded in the adapter's config. Call it before an optimizer is made: another rank means new parameters.
-    Raises ValueError if the folder holds no plain LoRA, if the layers of the two are not the same, if a shape
-    does not fit (another base model), or if the config was given another `negative_r`, `negative_alpha` or
-    `negative_use_rslora`; nothing is changed then.
+    `model` is a PeftModel, a NatModel, or the model inside one. The rank and scaling of the LoRA replace those
+    in the adapter's config. Call this before you create an optimizer: a different rank creates new parameters.
+    Raises ValueError, and changes nothing, if the folder holds no plain LoRA, if the two target different
+    layers, if a shape does not match (another base model), or if the config sets a different `negative_r`,
+    `negative_alpha` or `negative_use_rslora`.
     """
     base = _base_model(model)
     config = _nat_config(model, adapter_name)
-    settings, weights = _read(folder)
+    settings, weights = _read_adapter(folder)
     _check_plain_lora(settings, folder)
     r, alpha, use_rslora = settings["r"], settings["lora_alpha"], bool(settings.get("use_rslora"))
     found = {"negative_r": r, "negative_alpha": alpha, "negative_use_rslora": use_rslora}
     for name, value in found.items():
-        asked = getattr(config, name)
-        if asked is not None and asked != value:
-            raise ValueError(f"the LoRA in {str(folder)!r} has {name}={value}, the NAT adapter {name}={asked}")
+        requested = getattr(config, name)
+        if requested is not None and requested != value:
+            raise ValueError(
+                f"the LoRA in {str(folder)!r} has {name}={value}, but NatConfig sets {name}={requested}; "
+                f"leave {name} unset"
+            )
 
     layers = {
         name: module
         for name, module in base.named_modules()
         if isinstance(module, NatLinear) and adapter_name in module.nat_negative
     }
-    parts: dict[str, tuple[int, ...]] = {
+    expected_shapes: dict[str, tuple[int, ...]] = {
         f"{name}.lora_{part}.weight": shape
         for name, layer in layers.items()
         for part, shape in (("A", (r, layer.in_features)), ("B", (layer.out_features, r)))
     }
-    _check_fit(parts, weights, f"the LoRA in {str(folder)!r}")
+    _check_weights_fit(expected_shapes, weights, f"the LoRA in {str(folder)!r}")
     scaling = lora_scaling(alpha, r, use_rslora)
     for name, layer in layers.items():
         a_RD, b_OR = weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"]
@@ -71,14 +74,14 @@ def load_negative(model: nn.Module, folder: str | Path, adapter_name: str = "def
 
 
 def inject_nat(base: ModelT, folder: str | Path) -> ModelT:
-    """Put a saved NAT adapter on a plain model, as a teacher that a LoRA may then be trained over.
+    """Add a saved NAT adapter to a plain model as a teacher. A LoRA can then train on top of it.
 
-    Changes the model and returns it: all of it frozen and in eval mode, NAT in mode `off`, without dropout. For
-    PEFT its layers are plain nn.Linear: `get_peft_model(base, LoraConfig(...))` wraps them, saves the LoRA
-    alone, and `disable_adapter()` leaves NAT in its mode.
-    Raises ValueError if the folder holds no NAT, or its weights are not those of the model's target layers.
+    Modifies the model in place and returns it: frozen, in eval mode, with NAT in mode `off` and without dropout.
+    PEFT sees plain nn.Linear layers. `get_peft_model(base, LoraConfig(...))` wraps them and saves only the LoRA;
+    `disable_adapter()` does not change the NAT mode.
+    Raises ValueError if the folder holds no NAT adapter, or if its weights do not match the model's targets.
     """
-    settings, weights = _read(folder)
+    settings, weights = _read_adapter(folder)
     if settings.get("peft_type") != "NAT":
         raise ValueError(f"the adapter in {str(folder)!r} is {settings.get('peft_type')}, not NAT")
     config = PeftConfig.from_pretrained(str(folder))
@@ -89,17 +92,17 @@ def inject_nat(base: ModelT, folder: str | Path) -> ModelT:
         if check_target_module_exists(config, name)
     }
     layers = {name: FrozenNatLinear(target, config) for name, target in targets.items()}
-    parts = {
+    expected_shapes = {
         f"{name}.{key}": tuple(value.shape)
         for name, layer in layers.items()
         for key, value in layer.state_dict().items()
         if key.startswith(NatModel.prefix)
     }
-    _check_fit(parts, weights, f"the NAT in {str(folder)!r}")
+    _check_weights_fit(expected_shapes, weights, f"the NAT in {str(folder)!r}")
     for name, layer in layers.items():
         for key, parameter in layer.named_parameters():
             if key.startswith(NatModel.prefix):
-                parameter.data = weights[f"{name}.{key}"]  # in the type it was trained in
+                parameter.data = weights[f"{name}.{key}"]  # keeps the dtype of training
         parent, _, child = name.rpartition(".")
         setattr(base.get_submodule(parent), child, layer.to(layer.weight.device))
     return base.requires_grad_(False).eval()
@@ -116,15 +119,17 @@ def _nat_config(model: nn.Module, adapter_name: str) -> NatConfig:
     configs: Any = getattr(model, "peft_config", {})
     config = configs.get(adapter_name)
     if not isinstance(config, NatConfig):
-        raise ValueError(f"{type(model).__name__} has no NAT adapter {adapter_name!r}, but {sorted(configs)}")
+        raise ValueError(
+            f"{type(model).__name__} has no NAT adapter {adapter_name!r}; use one of its adapters, {sorted(configs)}"
+        )
     return config
 
 
-def _read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The settings of an adapter folder, and its weights by their names in the base model."""
+def _read_adapter(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The settings of an adapter folder, and its weights, named as in the base model."""
     settings, weights = Path(folder) / "adapter_config.json", Path(folder) / "adapter_model.safetensors"
     if not settings.is_file() or not weights.is_file():
-        raise ValueError(f"{str(folder)!r} has no {settings.name} with an {weights.name} beside it")
+        raise ValueError(f"{str(folder)!r} has no {settings.name} or no {weights.name}; pass a folder saved by PEFT")
     try:
         stored = load_file(weights)
     except SafetensorError as error:
@@ -133,26 +138,29 @@ def _read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _check_plain_lora(settings: dict[str, Any], folder: str | Path) -> None:
-    """Raises ValueError unless the settings describe s B A x on linear layers and nothing more."""
+    """Raise ValueError unless the settings describe only s B A x on linear layers."""
     if settings.get("peft_type") != "LORA":
         raise ValueError(f"the adapter in {str(folder)!r} is {settings.get('peft_type')}, not LORA")
     defaults = asdict(LoraConfig())
     for name, value in settings.items():
-        plain = name in _PLAIN_SETTINGS or not value or value == defaults.get(name)
-        if not plain and not (name == "init_lora_weights" and value in _PLAIN_INITS):
+        plain = name in _ACCEPTED_SETTINGS or not value or value == defaults.get(name)
+        if not plain and not (name == "init_lora_weights" and value in _ACCEPTED_INITS):
             raise ValueError(f"the LoRA in {str(folder)!r} has {name}={value!r}, which NAT cannot represent")
 
 
-def _check_fit(parts: dict[str, tuple[int, ...]], weights: dict[str, Tensor], what: str) -> None:
-    """Raises ValueError unless the weights are those parts, each of its shape."""
+def _check_weights_fit(expected_shapes: dict[str, tuple[int, ...]], weights: dict[str, Tensor], what: str) -> None:
+    """Raise ValueError unless the weights have exactly the expected names and shapes. `what` names the adapter."""
     for problem, names in (
-        ("has no weights for {} of the model's targets", parts.keys() - weights.keys()),
-        ("has weights for {} that is no target in the model", weights.keys() - parts.keys()),
+        ("has no weights for {} among the model's targets", expected_shapes.keys() - weights.keys()),
+        ("has weights for {} outside the model's targets", weights.keys() - expected_shapes.keys()),
     ):
         if names:
             owners = sorted({re.sub(r"\.(lora_|nat_).*$", "", name) for name in names})
             more = f" (and {len(owners) - 1} more)" if len(owners) > 1 else ""
             raise ValueError(f"{what} {problem.format(owners[0] + more)}")
-    for name, shape in parts.items():
+    for name, shape in expected_shapes.items():
         if tuple(weights[name].shape) != shape:
-            raise ValueError(f"{what} does not fit: {name} is {tuple(weights[name].shape)}, the layer needs {shape}")
+            raise ValueError(
+                f"{what} does not fit: {name} has shape {tuple(weights[name].shape)}, but the layer needs {shape}; "
+                "use an adapter of this base model"
+            )

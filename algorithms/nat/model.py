@@ -1,4 +1,4 @@
-"""NAT as a method of PEFT's, and the switch between its modes."""
+"""NAT as a PEFT method, and the functions that set its mode."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +14,9 @@ from algorithms.nat.layer import MODES, Mode, NatLayer, NatLinear
 
 
 class NatModel(BaseTuner):
-    """A model whose target layers carry NAT. Made by `get_peft_model(base, NatConfig(...))`.
+    """A model with NAT on its target layers. `get_peft_model(base, NatConfig(...))` creates it.
 
-    Raises ValueError if a target is no plain nn.Linear.
+    Raises ValueError if a target is not a plain nn.Linear.
     """
 
     prefix = "nat_"
@@ -42,60 +42,63 @@ class NatModel(BaseTuner):
         )
 
     def _check_merge_allowed(self) -> None:
-        raise ValueError("NAT cannot be merged: its gate depends on the input. Serve it as it is, or distil it (NCE)")
+        raise ValueError("NAT cannot be merged: its gate depends on the input. Serve it unmerged or distil it with NCE")
 
 
 def check_target(name: str, target: nn.Module) -> nn.Linear:
-    """The target as an nn.Linear. Raises ValueError if it is of another type, a subclass too."""
-    if type(target) is not nn.Linear:  # a subclass may compute something else (quantised layers do)
+    """The target as an nn.Linear. Raises ValueError for any other type, including a subclass."""
+    if type(target) is not nn.Linear:  # a subclass may compute something else; quantised layers do
         kind = type(target)
-        raise ValueError(f"NAT supports targets of type torch.nn.Linear, {name} is {kind.__module__}.{kind.__name__}")
+        raise ValueError(
+            f"NAT supports only torch.nn.Linear, but {name} is {kind.__module__}.{kind.__name__}; "
+            "remove it from target_modules"
+        )
     return target
 
 
 def set_nat_mode(model: nn.Module, mode: Mode) -> None:
-    """Put every layer with NAT in a module tree into a mode: mix, neg, pos or off.
+    """Set the mode of every NAT layer in a module tree: mix, neg, pos or off.
 
-    Raises ValueError for another mode, and if the tree has no such layer.
+    Raises ValueError for an unknown mode, or if the tree has no NAT layer.
     """
-    for layer in _layers(model, mode):
+    for layer in _nat_layers(model, mode):
         layer.nat_mode = mode
 
 
 @contextmanager
 def nat_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
-    """Put every layer with NAT into a mode, and each back into its own afterwards. Raises as `set_nat_mode`.
+    """Set the mode of every NAT layer, then restore each layer's previous mode. Raises as `set_nat_mode` does.
 
-    With gradient checkpointing the layers run again in `backward`: that belongs inside as well.
+    Gradient checkpointing runs the layers again in `backward`, so call `backward` inside the context too.
     """
-    layers = _layers(model, mode)
+    layers = _nat_layers(model, mode)
     before = [layer.nat_mode for layer in layers]
     try:
         for layer in layers:
             layer.nat_mode = mode
         yield
     finally:
-        for layer, own in zip(layers, before, strict=True):
-            layer.nat_mode = own
+        for layer, previous in zip(layers, before, strict=True):
+            layer.nat_mode = previous
 
 
-def _layers(model: nn.Module, mode: Mode) -> list[NatLayer]:
+def _nat_layers(model: nn.Module, mode: Mode) -> list[NatLayer]:
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     layers: list[NatLayer] = [module for module in model.modules() if isinstance(module, NatLayer)]
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no layer with NAT to put into mode {mode!r}")
+        raise ValueError(f"{type(model).__name__} has no NAT layer, so mode {mode!r} cannot be set; add NAT first")
     return layers
 
 
 def register() -> None:
-    """Make NAT known to PEFT, under the name "nat"."""
+    """Register NAT with PEFT under the name "nat"."""
     _add_peft_type("NAT")
     register_peft_method(name="nat", config_cls=NatConfig, model_cls=NatModel, prefix=NatModel.prefix)
 
 
 def _add_peft_type(name: str) -> None:
-    """Add a member to PeftType, which PEFT asks of a new method and leaves no other way to do."""
+    """Add a member to the enum PeftType. PEFT requires one for each method and has no API to add it."""
     members: Any = PeftType
     member = str.__new__(PeftType, name)
     member._name_, member._value_ = name, name

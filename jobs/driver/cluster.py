@@ -1,8 +1,7 @@
-"""Join the cluster of RAY_ADDRESS, or start a local Ray. The same code is the entrypoint of a submitted job."""
+"""Join the cluster at RAY_ADDRESS, or start a local Ray. A submitted job runs the same code."""
 
 import logging
 import os
-import re
 import signal
 import socket
 import threading
@@ -12,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from jobs.driver.command import UserError
+from actors.errors import UserError
 
 ROOT: Final = Path(__file__).resolve().parents[2]
+PACKAGES: Final = ("algorithms", "actors", "jobs", "serve")  # what workers on other nodes import
 CONNECT_SECONDS: Final = 5.0
 
 
@@ -28,29 +28,27 @@ class Cluster:
 
 @contextmanager
 def connect(num_cpus_if_local: int) -> Iterator[Cluster]:
-    """Be connected to Ray; a process that is already stays so. Raises UserError if RAY_ADDRESS leads nowhere.
+    """Connect to Ray, or keep an existing connection. Raises UserError if no Ray answers at RAY_ADDRESS.
 
-    A local Ray offers `num_cpus_if_local` slots: they admit actors and tasks, they do not bind cores.
+    A local Ray offers `num_cpus_if_local` CPU slots. They admit actors and tasks, and do not bind cores.
     """
     address = os.environ.get("RAY_ADDRESS", "")
     if address:
         _check_address(address)
-    # Ray's own chatter is not for this screen; warnings and errors are.
+    # Only Ray's warnings and errors belong on this screen.
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     if ray.is_initialized():
-        quieten_data()
+        configure_data()
         yield Cluster(is_local=not address, resources=ray.cluster_resources())
         return
     arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
-        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job brings its own
-            arguments["runtime_env"] = {
-                "working_dir": str(ROOT),
-                "excludes": [".venv", ".git", "runs", "data"],
-            }
+        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job has its own
+            # The packages alone, wherever they are installed: ROOT may be all of site-packages.
+            arguments["runtime_env"] = {"py_modules": [str(ROOT / name) for name in PACKAGES if (ROOT / name).is_dir()]}
         try:
             ray.init(address=address, **arguments)
         except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
@@ -59,13 +57,13 @@ def connect(num_cpus_if_local: int) -> Iterator[Cluster]:
         try:
             ray.init(address="local", num_cpus=num_cpus_if_local, include_dashboard=False, **arguments)
         except Exception as error:
-            # Ray raises no class of its own here.
+            # Ray has no exception class for this.
             if "timed out during startup" not in str(error):
                 raise
-            raise UserError("Ray did not start within its 30 s: this machine is busy, try again later") from None
-    quieten_data()
+            raise UserError("Ray did not start within 30 s: this machine is busy, try again later") from None
+    configure_data()
     if threading.current_thread() is threading.main_thread():
-        # Ray has put its own handler, which prints a stack trace, where ours was.
+        # Ray has replaced our handler with one that prints a stack trace.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield Cluster(is_local=not address, resources=ray.cluster_resources())
@@ -74,34 +72,31 @@ def connect(num_cpus_if_local: int) -> Iterator[Cluster]:
 
 
 @contextmanager
-def told_by_actors() -> Iterator[None]:
-    """Turn what an actor complains of into a UserError where the user can mend it."""
+def worker_errors() -> Iterator[None]:
+    """Re-raise a worker's UserError as itself."""
     import ray
 
     try:
         yield
-    except ray.exceptions.RayError as error:
-        # An actor that cannot be made, or is not wanted any more, tells why in the text of its death.
-        is_stillborn = isinstance(error, ray.exceptions.RayActorError)
-        kinds = r"(?:ValueError|OSError|(?:\w+\.)*Complaint)" if is_stillborn else r"(?:\w+\.)*Complaint"
-        complaint = re.search(rf"^{kinds}: (.+)$", str(error), re.MULTILINE)
-        if complaint is None:
-            raise
-        raise UserError(complaint[1]) from None
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise
 
 
-def quieten_data() -> None:
-    """No progress bars and no chatter from Ray Data."""
+def configure_data() -> None:
+    """Turn off Ray Data's progress bars and logs, and let exceptions travel as objects."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as an error it raises too
+    context.raise_original_map_exception = True
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it also raises what it logs as an error
 
 
 def _check_address(address: str) -> None:
-    """Ask the port before Ray does: Ray waits a minute and ends in a traceback."""
+    """Try the port first: Ray waits a minute and ends in a traceback."""
     if address in ("auto", "local"):
         return
     if address.startswith(("http://", "https://")):

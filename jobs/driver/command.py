@@ -1,7 +1,7 @@
 """From the command line to a config, and from a user's mistake to one line and exit status 2.
 
-Flags win over `--config FILE.yaml`, which wins over defaults. A config is a frozen pydantic model; the
-docstring under a field is its help text.
+Flags override `--config FILE.yaml`, which overrides defaults. A config is a frozen pydantic model, and the docstring
+under a field is its help text.
 """
 
 import contextlib
@@ -10,26 +10,25 @@ import dataclasses
 import functools
 import io
 import re
+import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+
+from actors.errors import UserError
 
 
 class JobConfig(BaseModel):
-    """Base of all job configs: frozen, and no field that it does not know."""
+    """Base of all configs of verbs: frozen, and strict about unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class UserError(Exception):
-    """A mistake of the user: the message holds the bad value and the mend. Becomes exit status 2."""
 
 
 Config = TypeVar("Config", bound=JobConfig)
@@ -42,21 +41,48 @@ def main(
     description: str,
     defaults: Defaults = lambda given: {},
 ) -> NoReturn:
-    """Parse, run, exit: 0 done, 1 the run says no, 2 the user must mend something, 130 interrupted.
+    """Parse the flags, run the verb and exit.
 
-    `defaults` may compute defaults of fields from what is given, as a recipe does.
+    Exit status: 0 done, 1 the run failed its own checks, 2 the user must change something, 130 interrupted. `defaults`
+    may compute defaults of fields from the given flags, as a recipe does.
     """
-    verb = Path(sys.argv[0]).stem
-    # A scheduler stops a job with SIGTERM: leave through the same door as Ctrl-C.
+    # A scheduler stops a job with SIGTERM. Treat it like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(run(parse(config_class, sys.argv[1:], description, defaults)))
     except UserError as error:
-        print(f"{verb}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{verb()}: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"{verb}: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print(f"{verb()}: interrupted; repeat the command to resume", file=sys.stderr)
         sys.exit(130)
+
+
+def verb() -> str:
+    """The verb of this command line, such as refine."""
+    return Path(sys.argv[0]).stem.removeprefix("sluice ")
+
+
+def command_line() -> str:
+    """What a user types to run this command again."""
+    return f"python -m jobs.{verb()} " + shlex.join(sys.argv[1:])
+
+
+def choice(values: Iterable[str]) -> Any:
+    """A validator for a text field: the value must be one of `values`."""
+    known = tuple(values)
+
+    def check(value: str) -> str:
+        if value not in known:
+            raise ValueError(f"must be one of {', '.join(known)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def listed(intro: str, descriptions: Mapping[str, str]) -> str:
+    """The help text of a field with named choices."""
+    return f"{intro} " + " ".join(f"{name}: {text}." for name, text in descriptions.items())
 
 
 def parse(
@@ -73,7 +99,7 @@ def parse(
     try:
         return config_class.model_validate(given)
     except ValidationError as error:
-        raise UserError(_first_complaint(error)) from None
+        raise UserError(_first_error(error)) from None
 
 
 def _take_config_flag(args: list[str]) -> tuple[list[str], str | None]:
@@ -115,7 +141,7 @@ def _load_yaml(path: str, config_class: type[JobConfig]) -> dict[str, Any]:
 def _parse_flags(
     config_class: type[JobConfig], args: list[str], description: str, values: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The value of every field, not validated yet: pydantic complains once, and better than a parser can."""
+    """The value of every field, unvalidated: pydantic validates once, with better messages than a parser."""
     fields: list[tuple[str, Any, Any]] = []
     for name, info in config_class.model_fields.items():
         kind = _annotated(info, tyro.conf.arg(help=info.description))
@@ -124,41 +150,41 @@ def _parse_flags(
             fields.append((name, kind, dataclasses.field(default_factory=functools.partial(copy.copy, default))))
         else:
             fields.append((name, kind, dataclasses.field()))
-    plain = dataclasses.make_dataclass(config_class.__name__, fields, kw_only=True)
-    complaint = io.StringIO()
+    flags = dataclasses.make_dataclass(config_class.__name__, fields, kw_only=True)
+    errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(errors):
             parsed: Any = tyro.cli(
-                plain,
-                prog=f"python -m jobs.{Path(sys.argv[0]).stem.removeprefix('sluice ')}",
+                flags,
+                prog=sys.argv[0] if sys.argv[0].startswith("sluice ") else f"python -m jobs.{verb()}",
                 args=args,
-                description=description + "\n\n--config FILE.yaml holds any of these flags; flags win over it.",
+                description=description + "\n\n--config FILE.yaml can hold any of these flags. Flags override it.",
             )
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UserError(_one_line(complaint.getvalue())) from None
+        raise UserError(_one_line(errors.getvalue())) from None
     return {name: getattr(parsed, name) for name in config_class.model_fields}
 
 
 def _annotated(info: FieldInfo, *extra: Any) -> Any:
-    """The field's type with its bounds and markers, which pydantic keeps apart, and some more."""
+    """The field's type with its bounds and markers, which pydantic keeps apart."""
     return Annotated[(info.annotation, *extra, *info.metadata)]
 
 
-def _first_complaint(error: ValidationError) -> str:
-    complaint = error.errors()[0]
-    message = complaint["msg"].removeprefix("Value error, ")
-    if not complaint["loc"]:
+def _first_error(error: ValidationError) -> str:
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
         return message
-    flag = "--" + str(complaint["loc"][0]).replace("_", "-")
-    return message if flag in message else f"{flag} {complaint['input']!r}: {message}"
+    flag = "--" + str(first["loc"][0]).replace("_", "-")
+    return message if flag in message else f"{flag} {first['input']!r}: {message}"
 
 
 def _one_line(boxed: str) -> str:
-    """tyro frames its complaint and adds pages of help; the sentence in it is what the user needs."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
-    lines = [re.sub(r"[─│╭╮╰╯┌┐└┘|]+", " ", line).strip() for line in plain.splitlines()]
+    """The one sentence that the user needs. tyro frames it and adds pages of help."""
+    unstyled = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
+    lines = [re.sub(r"[─│╭╮╰╯┌┐└┘|]+", " ", line).strip() for line in unstyled.splitlines()]
     text = " ".join(line for line in lines if line)
     text = re.sub(r" Argument helptext: .*| Perhaps you meant: (--[\w-]+).*", r"", text)
     text = re.sub(r"^Value error\s*|^Parsing error\s*|^Required options\s*|^Unrecognized options\s*", "", text)

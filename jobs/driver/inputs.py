@@ -1,4 +1,4 @@
-"""--input, --format and columns -> a Corpus: listed, checked, fingerprinted, counted."""
+"""From --input, --format and --columns to a Corpus: list its files, check its columns, fingerprint and count it."""
 
 import hashlib
 import itertools
@@ -11,21 +11,22 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actors.corpus import READ_BYTES, SUFFIXES, Corpus, CorpusFile
-from actors.storage import list_files, open_storage
+from actors.errors import UserError
+from actors.runs import manifest
+from actors.runs.corpus import READ_BYTES, SUFFIXES, Corpus, CorpusFile
+from actors.runs.folder import ROWS, open_run_folder
+from actors.runs.storage import list_files, open_storage
 from algorithms.chains import split_pattern
 from algorithms.formats import FORMATS
-from jobs.driver import manifest
-from jobs.driver.command import UserError
 
 PEEK_ROWS: Final = 100
-COUNT_BYTES: Final = 1 << 28  # JSON lines up to here are counted, beyond it their number is estimated
+COUNT_BYTES: Final = 1 << 28  # up to this size JSON lines are counted; beyond it their number is estimated
 FINGERPRINT_BYTES: Final = 1 << 16
 
 
 @dataclass(frozen=True)
 class RowCount:
-    """How many rows there are; exact, or an estimate from the first lines."""
+    """The number of rows: exact, or an estimate from the first lines."""
 
     num_rows: int
     is_exact: bool
@@ -39,14 +40,14 @@ def open_corpus(
     id_column: str | None,
     limit: int | None,
 ) -> Corpus:
-    """The corpus behind `--input`. Raises UserError for what cannot be read that way."""
+    """The corpus behind `--input`. Raises UserError if it cannot be read in this format."""
     corpus_format = FORMATS[format_name]
     unknown = sorted(set(columns) - set(corpus_format.columns))
     if unknown:
-        raise UserError(f"format {format_name} reads no {unknown[0]}; it reads {', '.join(corpus_format.columns)}")
+        raise UserError(f"--columns {unknown[0]}: format {format_name} reads {', '.join(corpus_format.columns)}")
     if split is not None:
         if corpus_format.split is None:
-            raise UserError(f"--split {split} does nothing: format {format_name} has its steps already")
+            raise UserError(f"--split {split} does nothing: rows of format {format_name} are already split into steps")
         try:
             split_pattern(split)
         except ValueError as error:
@@ -58,12 +59,12 @@ def open_corpus(
 
 
 def list_corpus(flag: str, uri: str) -> Corpus:
-    """The files behind a flag, whatever their rows hold. Raises UserError."""
+    """The files behind a flag, whatever their rows hold. Raises UserError if there are none."""
     return Corpus(_listed(flag, uri)[0], format_name="")
 
 
 def _listed(flag: str, uri: str) -> tuple[tuple[CorpusFile, ...], bool]:
-    """The files behind `uri`, and whether they are the records of a run."""
+    """The files behind `uri`, and whether they are a run's records."""
     try:
         uri, is_run = _rows_of_run(flag, uri)
         listed = list_files(uri, SUFFIXES)
@@ -75,17 +76,17 @@ def _listed(flag: str, uri: str) -> tuple[tuple[CorpusFile, ...], bool]:
 
 
 def _rows_of_run(flag: str, uri: str) -> tuple[str, bool]:
-    """Where `uri` is the folder of a run, that of its records. Raises UserError if it is unfinished."""
-    if any(mark in uri for mark in "*?[") or not (open_storage(uri) / manifest.NAME).exists():
+    """If `uri` is the folder of a run, the folder of its records. Raises UserError if the run is not finished."""
+    if any(mark in uri for mark in "*?[") or not open_run_folder(uri).manifest.exists():
         return uri, False
-    run = manifest.load(open_storage(uri))
+    run = manifest.load(open_run_folder(uri))
     if run is not None and run.status != "finished":
-        raise UserError(f"{flag}: the run in {uri} is not finished; its own command goes on with it")
-    return f"{uri.rstrip('/')}/rows", True
+        raise UserError(f"{flag}: the run in {uri} is not finished; repeat its command to finish it")
+    return f"{uri.rstrip('/')}/{ROWS}", True
 
 
 def fingerprint(corpus: Corpus) -> dict[str, Any]:
-    """What identifies the input: every file's name, size, first and last bytes."""
+    """What identifies the input: name, size, first and last bytes of every file."""
 
     def of_file(file: CorpusFile) -> bytes:
         with file.storage.filesystem.open_input_file(file.storage.path) as source:
@@ -107,7 +108,7 @@ def fingerprint(corpus: Corpus) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class FileCounts:
-    """Rows of each file, up to the corpus' limit."""
+    """Rows of each file, up to the corpus's limit."""
 
     num_rows: tuple[int, ...]
     is_exact: bool
@@ -119,17 +120,17 @@ class FileCounts:
 
 
 def count_rows(corpus: Corpus) -> RowCount:
-    """The number of rows: exact from Parquet footers and small JSON lines, else estimated from a first piece."""
+    """The number of rows: exact for Parquet and small JSON lines, otherwise estimated from the first piece."""
     return count_rows_by_file(corpus).total
 
 
 def count_rows_by_file(corpus: Corpus) -> FileCounts:
-    """The rows of each file. Raises UserError for a file that is not what its name says."""
+    """The rows of each file. Raises UserError for a file that does not hold what its name says."""
     estimate = sum(file.num_bytes for file in corpus.files if not file.is_parquet) > COUNT_BYTES
     counts: list[int] = []
     left = corpus.limit
     for file in corpus.files:
-        with _damage_told(file):
+        with _damage_as_user_error(file):
             if file.is_parquet:
                 with file.storage.filesystem.open_input_file(file.storage.path) as source:
                     count = pq.ParquetFile(source).metadata.num_rows
@@ -146,7 +147,7 @@ def count_rows_by_file(corpus: Corpus) -> FileCounts:
 
 
 @contextmanager
-def _damage_told(file: CorpusFile) -> Iterator[None]:
+def _damage_as_user_error(file: CorpusFile) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
@@ -154,7 +155,7 @@ def _damage_told(file: CorpusFile) -> Iterator[None]:
 
 
 def _line_counts(file: CorpusFile) -> Iterator[int]:
-    """Lines in each piece of a file; a blank line is no row."""
+    """Lines in each piece of a file. A blank line is not a row."""
     with file.storage.filesystem.open_input_stream(file.storage.path, compression="detect") as stream:
         rest = b""
         while chunk := stream.read(READ_BYTES):
@@ -165,7 +166,7 @@ def _line_counts(file: CorpusFile) -> Iterator[int]:
 
 
 def _check_columns(corpus: Corpus) -> None:
-    """Every column the format needs must exist somewhere in the first rows of the first file."""
+    """Raise UserError unless the first rows of the first file have every column that the format needs."""
     corpus_format = FORMATS[corpus.format_name]
     roles = {**corpus_format.columns, **corpus.columns}
     wanted = {
@@ -185,7 +186,7 @@ def _check_columns(corpus: Corpus) -> None:
 
 def _columns_of(corpus: Corpus) -> set[str]:
     file = corpus.files[0]
-    with _damage_told(file):
+    with _damage_as_user_error(file):
         if file.is_parquet:
             with file.storage.filesystem.open_input_file(file.storage.path) as source:
                 return set(pq.ParquetFile(source).schema_arrow.names)
@@ -194,7 +195,7 @@ def _columns_of(corpus: Corpus) -> set[str]:
 
 
 def _common_folder(paths: list[str], root: str) -> str:
-    """What all paths begin with, up to a slash: ids then stay the same wherever the corpus lies."""
+    """The common start of all paths, up to a slash. Without it, ids do not depend on where the corpus lies."""
     if len(paths) == 1:
         return paths[0].rsplit("/", 1)[0] + "/"
     if root.rstrip("/") + "/" == paths[0][: len(root.rstrip("/")) + 1]:

@@ -1,4 +1,4 @@
-"""Progress of a run: a live line on a terminal, else a plain line a minute."""
+"""Progress of a run: a live line on a terminal, otherwise one line a minute."""
 
 import sys
 import threading
@@ -10,15 +10,16 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from actors.records import RecordStore, Totals
+from actors.runs.records import RecordStore, Totals
 from jobs.driver.inputs import RowCount
+from jobs.reports.parts import clock
 
 POLL_SECONDS: Final = 2.0
 LOG_EVERY_SECONDS: Final = 60.0
 
 
 class Progress:
-    """A context that shows `line()` from a thread of its own until it is left."""
+    """A context that shows `line()` from a thread of its own."""
 
     def __init__(self, line: Callable[[], str]) -> None:
         self._line = line
@@ -50,13 +51,13 @@ class Progress:
 
 
 class RowsLine:
-    """One line about the rows that a run has committed so far."""
+    """The progress line of a corpus run: rows committed so far."""
 
     def __init__(self, store: RecordStore, rows: RowCount, describe: Callable[[Totals], list[str]]) -> None:
         self._store = store
         self._describe = describe
         self._rows = rows
-        self._before = store.totals().num_rows  # done by earlier sessions: no part of this one's speed
+        self._before = store.totals().num_rows  # by earlier sessions, which do not count for this one's speed
         self._started = time.monotonic()
 
     def __call__(self) -> str:
@@ -74,10 +75,3 @@ class RowsLine:
         parts += self._describe(totals)
         parts.append(f"{totals.statuses['quarantined']:,} quarantined")
         return "  ".join(parts)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss or m:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,8 +1,8 @@
 """The first stage of training: rows of all inputs -> tokenised examples in OUTPUT/examples, sorted and counted.
 
-    files -> lessons (-> grouped by problem) -> examples (-> taught) -> sorted -> written
+    files -> lessons (-> grouped by problem) -> examples (-> teacher's values) -> sorted -> written
 
-It is done once a run; whoever goes on with the run trains on the same files.
+It runs once for each run. A resumed run trains on the same files.
 """
 
 import json
@@ -13,16 +13,15 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.dataset
 
-from actors.corpus import Corpus
-from actors.examples import MakeExamples, read_examples, read_files
-from actors.storage import Storage
-from actors.teacher import Teacher
+from actors.models.source import ModelSource
+from actors.runs.corpus import Corpus
+from actors.runs.folder import RunFolder
+from actors.training.examples import MakeExamples, read_examples, read_files
+from actors.training.teacher import Teacher
 from algorithms.methods import METHODS
 from algorithms.prompts import PromptStyle
 from jobs.driver import cluster
 
-FOLDER: Final = "examples"
-DONE_FILE: Final = "_whole.json"  # who reads the folder with pyarrow does not see it
 ROWS_PER_BLOCK: Final = 2000
 ROWS_PER_TAUGHT_BATCH: Final = 32
 PARTITIONS_AT_MOST: Final = 200
@@ -31,7 +30,7 @@ MAKERS_AT_MOST: Final = 16
 
 @dataclass(frozen=True)
 class ExampleCounts:
-    """What became of the rows: examples to train on and to validate on, and why others are neither."""
+    """The numbers of examples for training and validation, and the reasons why other rows are neither."""
 
     train: int
     validation: int
@@ -40,16 +39,16 @@ class ExampleCounts:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Parts of the examples that are not empty, and their numbers of rows."""
+        """The number of rows in each part that is not empty."""
         return {part: size for part in ("train", "validation") if (size := getattr(self, part))}
 
 
 @dataclass(frozen=True)
 class ExamplePlan:
-    """What decides the examples."""
+    """Everything that decides the examples."""
 
     method: str
-    model: str
+    model: ModelSource
     style: PromptStyle
     max_tokens: int
     loss_on_prompt: bool
@@ -57,19 +56,19 @@ class ExamplePlan:
 
 
 def prepare(
-    corpora: tuple[Corpus, ...], plan: ExamplePlan, output: Storage, teach: dict[str, Any] | None = None
+    corpora: tuple[Corpus, ...], plan: ExamplePlan, output: RunFolder, teach: dict[str, Any] | None = None
 ) -> ExampleCounts:
-    """Write the examples, unless they are there. `teach` holds the arguments of a `Teacher`, and its actors' pool."""
-    folder = output / FOLDER
-    if (folder / DONE_FILE).exists():
-        return ExampleCounts(**json.loads((folder / DONE_FILE).read_bytes()))
+    """Write the examples, unless they are there. `teach` holds the arguments of `map_batches` for a `Teacher`."""
+    folder = output.examples
+    if output.examples_done.exists():
+        return ExampleCounts(**json.loads(output.examples_done.read_bytes()))
     import ray.data
     from ray.data import ActorPoolStrategy
 
     folder.delete_folder()
-    folder.make_folder()  # of no rows Ray Data writes no file
+    folder.make_folder()  # without rows, Ray Data writes no file
     num_files = sum(len(corpus.files) for corpus in corpora)
-    with cluster.told_by_actors():
+    with cluster.worker_errors():
         read: Any = read_files
         dataset = ray.data.range(num_files, override_num_blocks=num_files).map_batches(
             read, fn_kwargs={"corpora": corpora}, batch_size=1
@@ -91,26 +90,26 @@ def prepare(
             dataset = dataset.map_batches(Teacher, batch_size=ROWS_PER_TAUGHT_BATCH, batch_format="pyarrow", **teach)
         dataset.sort("place").write_parquet(folder.path, filesystem=folder.filesystem)
     counts = _count(output)
-    (folder / DONE_FILE).write_bytes(json.dumps(asdict(counts), indent=2).encode())
+    output.examples_done.write_bytes(json.dumps(asdict(counts), indent=2).encode())
     return counts
 
 
-def read_part(output: Storage, part: str) -> Any:
-    """The examples of a part (train, validation) as a Ray dataset, in their order."""
+def read_part(output: RunFolder, part: str) -> Any:
+    """The examples of a part (train or validation) as a Ray dataset, in order."""
     import ray.data
 
     files = _example_files(output)
     read: Any = read_examples
     return ray.data.range(len(files), override_num_blocks=len(files)).map_batches(
-        read, fn_kwargs={"files": files, "storage": output, "part": part}, batch_size=1
+        read, fn_kwargs={"files": files, "storage": output.root, "part": part}, batch_size=1
     )
 
 
-def _example_files(output: Storage) -> list[str]:
-    return [info.path for info in (output / FOLDER).files() if info.path.endswith(".parquet")]
+def _example_files(output: RunFolder) -> list[str]:
+    return [info.path for info in output.examples.files() if info.path.endswith(".parquet")]
 
 
-def _count(output: Storage) -> ExampleCounts:
+def _count(output: RunFolder) -> ExampleCounts:
     rows: Counter[str] = Counter()
     unused: Counter[str] = Counter()
     tokens = 0
@@ -118,7 +117,7 @@ def _count(output: Storage) -> ExampleCounts:
     if not files:
         return ExampleCounts(0, 0, 0, {})
     columns = ["part", "unused", "num_tokens"]
-    for batch in pa.dataset.dataset(files, filesystem=output.filesystem).to_batches(columns=columns):
+    for batch in pa.dataset.dataset(files, filesystem=output.root.filesystem).to_batches(columns=columns):
         rows.update(batch["part"].to_pylist())
         unused.update(batch["unused"].drop_null().to_pylist())
         tokens += pa.compute.sum(batch["num_tokens"].filter(pa.compute.equal(batch["part"], "train"))).as_py() or 0

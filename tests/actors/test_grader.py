@@ -6,11 +6,11 @@ import time
 import pyarrow as pa
 import pytest
 
-from actors.corpus import PROBLEM_SCHEMA
 from actors.grader import Grader
-from actors.ledger import SESSION_FILE
-from actors.records import RecordStore
-from actors.storage import open_storage
+from actors.runs.corpus import PROBLEM_SCHEMA
+from actors.runs.ledger import SESSION_FILE
+from actors.runs.records import RecordStore
+from actors.runs.storage import open_storage
 from algorithms.splits import SPLITS, split_of
 
 LIMIT_SECONDS = 3.0

@@ -7,14 +7,14 @@ import time
 import pyarrow as pa
 import pytest
 
-from actors.corpus import CHAIN_SCHEMA
-from actors.ledger import COMMIT_SECONDS_AT_MOST, SESSION_FILE
-from actors.records import RecordStore
 from actors.refiner import Refiner
-from actors.storage import open_storage
+from actors.runs.corpus import CHAIN_SCHEMA
+from actors.runs.ledger import COMMIT_SECONDS_AT_MOST, SESSION_FILE
+from actors.runs.records import RecordStore
+from actors.runs.storage import open_storage
 from algorithms.chains import Chain
 from algorithms.refinement import Policy, refine
-from tests.table_scorer import TableScorer, look_up
+from tests.fixtures.table_scorer import TableScorer, look_up
 
 POLICY = Policy(t1=1.0, unmerged="drop")
 
@@ -201,8 +201,8 @@ def test_a_failing_scorer_fails_the_call_and_not_the_rows(tmp_path):
 
 
 def test_finished_rows_are_committed_while_slow_ones_are_at_work(tmp_path, monkeypatch):
-    monkeypatch.setattr("actors.ledger.COMMIT_SECONDS_AT_LEAST", 0.0)
-    monkeypatch.setattr("actors.ledger.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("actors.runs.ledger.COMMIT_SECONDS_AT_LEAST", 0.0)
+    monkeypatch.setattr("actors.runs.ledger.POLL_SECONDS", 0.01)
     committed = []
 
     class Slow(TableScorer):

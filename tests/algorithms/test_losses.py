@@ -440,9 +440,9 @@ def test_batches_and_teachers_cross_processes():
     ("change", "message"),
     [
         ({"mask": BATCH.mask[:, 1:]}, r"targets \[6, 4\] and mask \[6, 3\]"),
-        ({"mask": BATCH.mask.long()}, "mask is torch.int64"),
+        ({"mask": BATCH.mask.long()}, "mask must be torch.bool, got torch.int64"),
         ({"is_right": BATCH.is_right[:2]}, r"is_right \[2\] must hold one value for each of the 6"),
-        ({"is_right": BATCH.is_right.long()}, "is_right is torch.int64"),
+        ({"is_right": BATCH.is_right.long()}, "is_right must be torch.bool, got torch.int64"),
         ({"group": BATCH.group[:, None]}, r"group \[6, 1\]"),
     ],
 )
@@ -500,23 +500,23 @@ BETA = torch.full((N,), 0.5)
     [
         ({"beta": BETA}, "needs nat_logits or topk_ids"),
         ({"nat_logits": NAT}, "needs neg_logits or beta"),
-        ({"nat_logits": NAT, "neg_logits": NEG, "beta": BETA}, "neg_logits or beta, and not both"),
-        ({"nat_logits": NAT, "beta": BETA, "topk_ids": IDS, "topk_logprobs": LOGPROBS}, "and not both"),
+        ({"nat_logits": NAT, "neg_logits": NEG, "beta": BETA}, "neg_logits or beta, but not both"),
+        ({"nat_logits": NAT, "beta": BETA, "topk_ids": IDS, "topk_logprobs": LOGPROBS}, "but not both"),
         ({"beta": BETA, "topk_ids": IDS}, "belong together"),
-        ({"neg_logits": NEG, "topk_ids": IDS, "topk_logprobs": LOGPROBS}, "give nat_logits too"),
+        ({"neg_logits": NEG, "topk_ids": IDS, "topk_logprobs": LOGPROBS}, "pass nat_logits too"),
         (
             {"nat_logits": NAT[..., :4], "beta": BETA},
             r"nat_logits \[6, 4, 4\] must have the student's shape \[6, 4, 5\]",
         ),
         ({"nat_logits": NAT, "neg_logits": NEG[:3]}, r"neg_logits \[3, 4, 5\]"),
         ({"nat_logits": NAT, "beta": BETA[:3]}, r"beta \[3\]"),
-        ({"nat_logits": NAT, "beta": 3 * BETA}, "beta is between 1.5 and 1.5"),
+        ({"nat_logits": NAT, "beta": 3 * BETA}, "beta ranges from 1.5 to 1.5"),
         ({"beta": BETA, "topk_ids": IDS[:3], "topk_logprobs": LOGPROBS}, r"topk_ids \[3, 4, 2\]"),
         ({"beta": BETA, "topk_ids": IDS + 4, "topk_logprobs": LOGPROBS}, "topk_ids holds . at a scored position"),
-        ({"beta": BETA, "topk_ids": IDS, "topk_logprobs": LOGPROBS.exp()}, "give natural logarithms"),
+        ({"beta": BETA, "topk_ids": IDS, "topk_logprobs": LOGPROBS.exp()}, "pass natural logarithms"),
         (
             {"beta": BETA, "topk_ids": IDS, "topk_logprobs": LOGPROBS, "topk_temperature": 2.0},
-            "kept at temperature 2.0",
+            "top_k ran at temperature 2.0",
         ),
     ],
 )

@@ -293,7 +293,7 @@ def test_two_adapters_live_side_by_side():
     assert torch.equal(logits(model), expected[1])
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {n for n in weights(model) if ".second." in n and "nat_negative" not in n}
-    with pytest.raises(ValueError, match="one NAT adapter can be active"):
+    with pytest.raises(ValueError, match="only one NAT adapter can be active"):
         model.base_model.set_adapter(["default", "second"])
     model.base_model.set_adapter("default")
     model.delete_adapter("second")
@@ -339,7 +339,7 @@ def test_a_negative_side_for_a_tuner_without_a_peft_model(tmp_path):
     set_nat_mode(tuner.model, "neg")
     assert torch.equal(logits(tuner.model), logits(m_neg))
     load_negative(tuner.model, folder)
-    with pytest.raises(ValueError, match=r"has no NAT adapter 'other', but \['default'\]"):
+    with pytest.raises(ValueError, match=r"has no NAT adapter 'other'; use one of its adapters, \['default'\]"):
         load_negative(tuner.model, folder, "other")
 
 
@@ -349,8 +349,8 @@ def test_a_negative_side_for_a_tuner_without_a_peft_model(tmp_path):
         ({"target_modules": ["q_proj"]}, r"no weights for model\.layers\.0\.self_attn\.v_proj \(and 1 more\)"),
         ({"target_modules": [*TARGETS, "o_proj"]}, r"has weights for model\.layers\.0\.self_attn\.o_proj"),
         ({"base": {"num_hidden_layers": 3}}, r"has weights for model\.layers\.2"),
-        ({"base": {"hidden_size": 64}}, r"lora_A\.weight is \(3, 64\), the layer needs \(3, 32\)"),
-        ({"base": {"num_key_value_heads": 4}}, r"lora_B\.weight is \(32, 3\), the layer needs \(16, 3\)"),
+        ({"base": {"hidden_size": 64}}, r"lora_A\.weight has shape \(3, 64\), but the layer needs \(3, 32\)"),
+        ({"base": {"num_key_value_heads": 4}}, r"lora_B\.weight has shape \(32, 3\), but the layer needs \(16, 3\)"),
         ({"use_dora": True}, "use_dora=True, which NAT cannot represent"),
         ({"bias": "lora_only"}, "bias='lora_only'"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save="),
@@ -380,11 +380,11 @@ def test_folders_that_hold_no_lora_are_refused(tmp_path):
     with pytest.raises(ValueError, match="is NAT, not LORA"):
         load_negative(model, tmp_path / "nat")
     folder, _ = negative_lora(tmp_path / "neg")
-    with pytest.raises(ValueError, match="negative_r=3, the NAT adapter negative_r=4"):
+    with pytest.raises(ValueError, match="negative_r=3, but NatConfig sets negative_r=4"):
         load_negative(nat(negative_r=4), folder)
     settings = Path(folder) / "adapter_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"r": 2}))
-    with pytest.raises(ValueError, match=r"is \(3, 32\), the layer needs \(2, 32\)"):
+    with pytest.raises(ValueError, match=r"has shape \(3, 32\), but the layer needs \(2, 32\)"):
         load_negative(model, folder)
     (Path(folder) / "adapter_model.safetensors").write_bytes(b"torn")
     with pytest.raises(ValueError, match="cannot be read"):
@@ -424,7 +424,7 @@ def test_settings_out_of_range_are_refused(settings):
 
 
 def test_other_layers_and_modules_are_refused():
-    with pytest.raises(ValueError, match=r"torch\.nn\.Linear, embed is torch\.nn\.modules\.sparse\.Embedding"):
+    with pytest.raises(ValueError, match=r"torch\.nn\.Linear, but embed is torch\.nn\.modules\.sparse\.Embedding"):
         get_peft_model(nn.ModuleDict({"embed": nn.Embedding(3, 4)}), NatConfig(target_modules=["embed"]))
     with pytest.raises(ValueError, match="Conv1D"):
         get_peft_model(nn.ModuleDict({"c_attn": Conv1D(3, 4)}), NatConfig(target_modules=["c_attn"]))
@@ -448,7 +448,7 @@ def test_modes_are_checked_and_put_back():
     mixed = logits(model)
     with pytest.raises(ValueError, match="one of mix, neg, pos, off, got 'both'"):
         set_nat_mode(model, "both")
-    with pytest.raises(ValueError, match="LlamaForCausalLM has no layer with NAT"):
+    with pytest.raises(ValueError, match="LlamaForCausalLM has no NAT layer"):
         set_nat_mode(llama(), "neg")
     with pytest.raises(KeyError), nat_mode(model, "neg"), nat_mode(model, "off"):
         raise KeyError
@@ -527,7 +527,7 @@ def test_a_nat_that_does_not_fit_is_not_injected(taught, tmp_path):
     folder, _ = taught
     for changes, message in (
         ({"num_hidden_layers": 3}, r"no weights for model\.layers\.2\.self_attn\.q_proj"),
-        ({"num_hidden_layers": 1}, r"weights for model\.layers\.1\.self_attn\.q_proj \(and 1 more\) that is no target"),
+        ({"num_hidden_layers": 1}, r"weights for model\.layers\.1\.self_attn\.q_proj \(and 1 more\) outside the model"),
         ({"num_key_value_heads": 4}, "does not fit"),
     ):
         base = llama(**changes)

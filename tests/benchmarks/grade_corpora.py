@@ -18,7 +18,7 @@ import psutil
 
 from tests.benchmarks.measured import write_result
 from tests.conftest import DATA
-from tests.jobs.runs import ROOT
+from tests.fixtures.runs import ROOT
 
 CORPORA = {
     "gpt-3.5-turbo": ("math_teacher/gpt-3.5-turbo.parquet", "tdg"),

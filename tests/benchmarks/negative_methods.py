@@ -37,10 +37,10 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from actors.adapter_trainer import AdapterTrainer, TrainingPlan, build
-from actors.engine_protocol import SampleRequest
-from actors.examples import LESSON_SCHEMA, MakeExamples
-from actors.transformers_engine import TransformersEngine
+from actors.engines.protocol import SampleRequest
+from actors.engines.transformers import TransformersEngine
+from actors.training.examples import LESSON_SCHEMA, MakeExamples
+from actors.training.trainer import AdapterTrainer, TrainingPlan, build
 from algorithms.grading import grade
 from algorithms.methods import METHODS, AdapterPlan, LossOptions
 from algorithms.prompts import PromptStyle

@@ -12,14 +12,14 @@ import json
 import time
 
 import torch
+from actors.models.names import resolve_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.models import resolve_model
-from actors.scorer import ForestScorer
+from actors.scoring.forest_scorer import ForestScorer
 from algorithms.formats import parse_record
 from algorithms.refinement import RECIPES, refine
 from tests.benchmarks.measured import write_result
-from tests.plain_loop import PlainLoop
+from tests.fixtures.plain_loop import PlainLoop
 
 GROUP = 10
 

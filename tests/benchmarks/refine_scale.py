@@ -15,11 +15,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from actors.records import RecordStore
-from actors.storage import open_storage
+from actors.runs.records import RecordStore
+from actors.runs.storage import open_storage
 from jobs import refine
 from tests.benchmarks.measured import write_result
-from tests.table_scorer import TableScorer
+from tests.fixtures.table_scorer import TableScorer
 
 ROOT = Path(__file__).parents[2]
 SMALL = 100_000

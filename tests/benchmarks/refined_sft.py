@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.benchmarks.measured import write_result
 from tests.conftest import DATA
-from tests.jobs.runs import ROOT, records, report
+from tests.fixtures.runs import ROOT, records, report
 
 
 def job(*args):

@@ -14,11 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from actors.records import RecordStore
-from actors.storage import open_storage
+from actors.runs.records import RecordStore
+from actors.runs.storage import open_storage
 from tests.benchmarks.measured import write_result
 from tests.conftest import DATA
-from tests.jobs.runs import ROOT
+from tests.fixtures.runs import ROOT
 
 
 def sample(engine, rows, max_tokens, output):

@@ -13,9 +13,9 @@ import time
 
 import torch
 
-from actors.adapter_trainer import TrainingPlan, build
-from actors.batches import collate
-from actors.teacher import Teacher
+from actors.training.batches import collate
+from actors.training.teacher import Teacher
+from actors.training.trainer import TrainingPlan, build
 from algorithms.methods import METHODS, AdapterPlan, LossOptions
 from tests.benchmarks.measured import write_result
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.jobs.runs import command, records, refine_with_table, write_problems
+from tests.fixtures.runs import command, records, refine_with_table, write_problems
 
 
 @pytest.fixture(scope="module")

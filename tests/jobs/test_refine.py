@@ -18,8 +18,8 @@ import pytest
 from jobs import refine
 from jobs.driver import command as driver_command
 from jobs.driver.command import UserError
-from tests.jobs.runs import ROOT, command, records, refine_with_table, report, wait_for, write_problems
-from tests.table_scorer import POISON
+from tests.fixtures.runs import ROOT, command, records, refine_with_table, report, wait_for, write_problems
+from tests.fixtures.table_scorer import POISON
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -211,7 +211,7 @@ def test_everything_killed_five_times_loses_nothing_and_repeats_nothing_committe
     log = tmp_path / "log"
     log.mkdir()
     chance = random.Random(11)
-    args = [sys.executable, "-m", "tests.table_refine", str(log), "0.005", "--input", str(source),
+    args = [sys.executable, "-m", "tests.fixtures.table_refine", str(log), "0.005", "--input", str(source),
             "--output", str(tmp_path / "run"), "--t1", "1.0", "--merge", "drop"]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     redone_allowed = Counter()
@@ -239,7 +239,7 @@ def test_everything_killed_five_times_loses_nothing_and_repeats_nothing_committe
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_job_that_is_stopped_says_one_line_and_goes_on_later(tmp_path, stop):
     source = write_problems(tmp_path / "c.jsonl", 2000)
-    args = [sys.executable, "-m", "tests.table_refine", str(tmp_path), "0.05", "--input", str(source),
+    args = [sys.executable, "-m", "tests.fixtures.table_refine", str(tmp_path), "0.05", "--input", str(source),
             "--output", str(tmp_path / "run"), "--merge", "drop"]  # fmt: skip
     job = subprocess.Popen(args, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: committed(tmp_path / "run"), job)
@@ -277,7 +277,7 @@ def test_the_same_code_is_the_entrypoint_of_a_submitted_job(tmp_path, monkeypatc
     source = write_problems(tmp_path / "c.jsonl", 30)
     address = ray.get_runtime_context().gcs_address
     done = command(
-        "tests.table_refine", tmp_path, 0, "--input", source, "--output", tmp_path / "run", "--merge", "drop",
+        "tests.fixtures.table_refine", tmp_path, 0, "--input", source, "--output", tmp_path / "run", "--merge", "drop",
         env=os.environ | {"RAY_ADDRESS": address},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -16,9 +16,9 @@ from jobs import grade, sample
 from jobs.driver import command as driver_command
 from jobs.driver.command import UserError
 from tests.conftest import DATA
-from tests.jobs.runs import ROOT, command, records, report
+from tests.fixtures.runs import ROOT, command, records, report
+from tests.fixtures.table_engine import POISON, REFUSED, TableEngine, answer
 from tests.jobs.test_refine import committed, kill_all, wait_for
-from tests.table_engine import POISON, REFUSED, TableEngine, answer
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 TEMPLATE = "Q: {question}\nA:"

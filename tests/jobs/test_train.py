@@ -17,15 +17,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.storage import open_storage
-from actors.training import METRICS_FILE, read_metrics
+from actors.runs.storage import open_storage
+from actors.training.worker import METRICS_FILE, read_metrics
 from algorithms.prompts import PromptStyle
 from algorithms.word_problems import generate
 from jobs import sample, train
 from jobs.driver import command as driver_command
 from jobs.driver import inputs, model_card, training_data, training_run
 from jobs.driver.command import UserError
-from tests.jobs.runs import ROOT, command, records, report, wait_for
+from tests.fixtures.runs import ROOT, command, records, report, wait_for
 
 TEMPLATE = "Q: {question}\nA: "
 LONGER = {"max_steps": 12, "dropout": 0.2}

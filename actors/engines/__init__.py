@@ -1,0 +1,12 @@
+"""What draws samples. Jobs drive an engine through the Sampler, Serve through its Student.
+
+    protocol      a request with its own sampling parameters; `sample` and `stream`
+    build         the table of engines: from options to a checked, picklable factory
+    transformers  a model in this process, with continuous batching (no Ray inside)
+    row_cache     keys and values of rows of different lengths, for that engine
+    text_stream   text that grows with a sample's tokens and is never taken back
+    vllm          vLLM's AsyncLLM, with LoRA and tensor parallelism
+    openai        any OpenAI-compatible endpoint
+
+To add an engine: a module with the engine, and an entry in `build.ENGINES`.
+"""

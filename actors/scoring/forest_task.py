@@ -1,0 +1,106 @@
+"""One scoring request as a prefix forest, and what is kept of its nodes between rounds.
+
+Shape legend: T tokens of a variant, C slots, G key/value heads, D head size, M hidden size.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from algorithms.prefix_forest import IntArray, PrefixForest, match_nodes
+
+
+class ForestTask:
+    """One request as a forest, and what is known of its nodes: losses, and the state of those kept."""
+
+    def __init__(self, forest: PrefixForest, scored: list[np.ndarray], tokens_naive: int) -> None:
+        self.forest = forest
+        self.scored = scored  # per variant which tokens count, [T_i]
+        self.tokens_naive = tokens_naive
+        self.needed = np.zeros(len(forest), dtype=np.bool_)
+        for path, mask in zip(forest.paths, scored, strict=True):
+            self.needed[path[mask]] = True
+        self.losses = np.full(len(forest), np.nan)
+        self.todo: IntArray = np.arange(len(forest))
+        self.state = KeptState.empty()
+        self._previous: tuple[ForestTask, KeptState, IntArray, IntArray] | None = None
+
+    def reuse(self, before: "ForestTask") -> None:
+        """Leave out the nodes whose state an earlier task of the same chain still holds."""
+        state = before.state  # another thread may free it meanwhile
+        slots = np.full(len(before.forest) + 1, -1)  # the last entry answers for "no node"
+        slots[state.nodes] = np.arange(len(state.nodes))
+        matched = match_nodes(self.forest, before.forest)
+        kept = np.flatnonzero(slots[matched] >= 0)
+        self.losses[kept] = before.losses[matched[kept]]
+        self.todo = np.flatnonzero(slots[matched] < 0)
+        self._previous = (before, state, kept, slots[matched[kept]])
+
+    def take_over(self) -> None:
+        """Move the reused state here; if it was freed since, everything is to do after all."""
+        if self._previous is None:
+            return
+        before, state, kept, slots = self._previous
+        if before.state is state:
+            self.state = state.select(slots, kept)
+            before.state = KeptState.empty()
+        else:
+            self.todo = np.arange(len(self.forest))
+            self.losses[:] = np.nan
+        self._previous = None
+
+    @property
+    def num_new_tokens(self) -> int:
+        """Tokens that still have to go through the model."""
+        return len(self.todo)
+
+
+class KeptState:
+    """What is kept of computed nodes: keys and values per layer [1, G, C, D], final hidden states [C, M].
+
+    Slot i of C holds `nodes[i]`; slots behind the last node are room to grow.
+    """
+
+    def __init__(self, nodes: IntArray, keys: list[Tensor], values: list[Tensor], hidden: Tensor | None) -> None:
+        self.nodes = nodes
+        self.keys = keys
+        self.values = values
+        self.hidden = hidden
+
+    @classmethod
+    def empty(cls) -> "KeptState":
+        """The state of no node."""
+        return cls(np.empty(0, dtype=np.int64), [], [], None)
+
+    def select(self, slots: np.ndarray, nodes: IntArray) -> "KeptState":
+        """Some slots, with the numbers that their nodes have in another forest."""
+        if self.hidden is None or len(slots) == 0:
+            return KeptState.empty()
+        index = torch.from_numpy(slots).to(self.hidden.device)
+        keys, values = ([tensor.index_select(2, index) for tensor in each] for each in (self.keys, self.values))
+        return KeptState(nodes, keys, values, self.hidden.index_select(0, index))
+
+    def append(self, other: "KeptState", room: int) -> "KeptState":
+        """This state with the slots of `other` after its own. If it must grow, it gets `room` for more."""
+        assert other.hidden is not None, "nothing to append"
+        size, more = len(self.nodes), len(other.nodes)
+        keys, values, hidden = self.keys, self.values, self.hidden
+        if hidden is None:
+            keys, values = ([tensor[:, :, :0] for tensor in each] for each in (other.keys, other.values))
+            hidden = other.hidden[:0]
+        if len(hidden) < size + more:
+            capacity = size + more + room
+            keys, values = ([_grown(tensor, 2, size, capacity) for tensor in each] for each in (keys, values))
+            hidden = _grown(hidden, 0, size, capacity)
+        for mine, new in zip([*keys, *values], [*other.keys, *other.values], strict=True):
+            mine[:, :, size : size + more] = new
+        hidden[size : size + more] = other.hidden
+        return KeptState(np.concatenate([self.nodes, other.nodes]), keys, values, hidden)
+
+
+def _grown(tensor: Tensor, axis: int, size: int, capacity: int) -> Tensor:
+    shape = list(tensor.shape)
+    shape[axis] = capacity
+    grown = tensor.new_empty(shape)
+    grown.narrow(axis, 0, size).copy_(tensor.narrow(axis, 0, size))
+    return grown

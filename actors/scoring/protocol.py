@@ -1,0 +1,45 @@
+"""What the Refiner asks of a scorer. A table of numbers can be one, without torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from algorithms.refinement import ScoreRequest
+from algorithms.row_errors import RowError
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Perplexities in the order of the variants; tokens computed now, and by separate forwards."""
+
+    perplexities: list[float]
+    tokens_forwarded: int
+    tokens_naive: int
+
+
+class ScoringTask(Protocol):
+    """A prepared request, which knows its cost."""
+
+    @property
+    def num_new_tokens(self) -> int: ...  # noqa: D102
+
+
+class Scorer(Protocol):
+    """Gives perplexities. The Refiner calls `score` in a thread."""
+
+    token_budget: int
+
+    def prepare(self, request: ScoreRequest, after: Any | None) -> ScoringTask:
+        """Prepare a request. `after` is the task of the same chain's previous request, if any.
+
+        Raises RowError if the row cannot be scored.
+        """
+        ...
+
+    def score(self, tasks: Sequence[Any]) -> list[Scored | RowError]:
+        """Score several tasks together. Each gets its result, or the reason why it has none."""
+        ...
+
+    def num_tokens(self, text: str) -> int:
+        """Length of a text in this scorer's tokens."""
+        ...

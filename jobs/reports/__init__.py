@@ -1,0 +1,13 @@
+"""Reports of runs, from their folders alone. No Ray here.
+
+    page        report.html and report.json of any run
+    refine      what was removed, what scoring cost (refine.html.j2)
+    sample      number and length of samples (sample.html.j2)
+    grade       right and wrong, and where the string rule differs (grade.html.j2)
+    train       loss curves, and the data that was not used (train.html.j2)
+    model_card  README.md of an adapter
+    parts       what the reports share
+    plots       small SVG plots in one style
+
+The report of a verb is the module with the verb's name and a template beside it, which extends page.html.j2.
+"""

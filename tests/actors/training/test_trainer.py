@@ -1,0 +1,281 @@
+"""The trainer in this process: every method, resuming, micro-batches, precomputed teachers."""
+
+import itertools
+import json
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from actors.training.batches import StepSampler
+from actors.training.examples import EXAMPLE_SCHEMA, LESSON_SCHEMA, MakeExamples
+from actors.training.teacher import Teacher
+from actors.training.trainer import AdapterTrainer, NotFinite, TrainingPlan
+from algorithms.methods import METHODS, AdapterPlan, LossOptions
+from algorithms.prompts import PromptStyle
+from algorithms.word_problems import generate
+
+PLAN = AdapterPlan(r=4, dropout=0.2, gate_dim=16)
+
+
+@pytest.fixture(scope="module")
+def lessons():
+    """Two right solutions and one wrong one to each of 20 problems; the last four are for validation."""
+    rows = []
+    for index in range(20):
+        problem = generate(1, index, (2, 2))
+        for number, is_right in enumerate((True, True, False)):
+            rows.append(
+                {"problem": str(index), "id": f"{index}#{number}", "question": problem.question}
+                | {"text": " ".join(problem.steps[number:]), "is_right": is_right}
+                | {"split": "train" if index < 16 else "validation"}
+            )
+    return pa.Table.from_pylist(rows, schema=LESSON_SCHEMA)
+
+
+def examples_of(lessons, byte_model, method, part="train"):
+    make = MakeExamples(METHODS[method].view, byte_model, PromptStyle("Q: {question}\nA: "), 4000, False, 0)
+    table = make(lessons)
+    return table.filter(pa.compute.equal(table["part"], part)).sort_by("place")
+
+
+class Run:
+    """One training, what it logged, and copies of its checkpoints."""
+
+    def __init__(self, folder, byte_model, method, examples, adapter=PLAN, validation=None, resume=None, **settings):
+        given = {
+            "num_steps": 6, "batch_size": 8, "micro_batch": 3, "learning_rate": 1e-3, "warmup_steps": 1,
+            "log_every": 1, "save_every": 3, "num_threads": 1,
+        } | settings  # fmt: skip
+        self.folder = folder
+        self.logs = []
+        plan = TrainingPlan(method=method, model=byte_model, adapter=adapter, options=LossOptions(), **given)
+        self.trainer = AdapterTrainer(
+            plan,
+            examples,
+            folder / "work",
+            validation=validation,
+            on_log=lambda step, metrics: self.logs.append((step, metrics)),
+            on_save=lambda step, saved: shutil.copytree(saved, folder / str(step)),
+        )
+        self.trainer.train(resume_from_checkpoint=resume)
+
+    def weights(self, step=6):
+        return load_file(self.folder / str(step) / "adapter_model.safetensors")
+
+    def series(self, name):
+        return [metrics[name] for _, metrics in self.logs if name in metrics]
+
+
+def apart(one, other):
+    assert one.keys() == other.keys()
+    return max((one[key] - other[key]).abs().max().item() for key in one)
+
+
+@pytest.fixture(scope="module")
+def negative(byte_model, lessons, tmp_path_factory):
+    return Run(tmp_path_factory.mktemp("neg"), byte_model, "negative", examples_of(lessons, byte_model, "negative"))
+
+
+@pytest.fixture(scope="module")
+def nat(byte_model, lessons, negative, tmp_path_factory):
+    plan = replace(PLAN, negative=str(negative.folder / "6"))
+    return Run(tmp_path_factory.mktemp("nat"), byte_model, "nat", examples_of(lessons, byte_model, "nat"), plan)
+
+
+@pytest.mark.parametrize("method", ["sft", "nat", "nce"])
+def test_a_run_that_goes_on_ends_as_one_that_never_stopped(method, byte_model, lessons, negative, nat, tmp_path):
+    examples = examples_of(lessons, byte_model, method)
+    plan = {"nat": replace(PLAN, negative=str(negative.folder / "6")), "nce": replace(PLAN, nat=str(nat.folder / "6"))}
+    whole = Run(tmp_path / "whole", byte_model, method, examples, plan.get(method, PLAN))
+    again = Run(
+        tmp_path / "again", byte_model, method, examples, plan.get(method, PLAN), resume=str(tmp_path / "whole" / "3")
+    )
+    assert apart(whole.weights(), again.weights()) < 1e-6
+    assert again.series("loss") == pytest.approx(whole.series("loss")[3:])
+    assert apart(whole.weights(3), whole.weights(6)) > 1e-4
+
+
+def test_watching_does_not_change_what_is_learned(byte_model, lessons, negative, tmp_path):
+    examples = examples_of(lessons, byte_model, "negative")
+    validation = examples_of(lessons, byte_model, "negative", "validation")
+    watched = Run(
+        tmp_path / "watched", byte_model, "negative", examples, validation=validation, save_every=1, log_every=2
+    )
+    assert len(watched.series("eval_loss")) == 6
+    assert apart(watched.weights(), negative.weights()) == 0
+
+
+def test_a_checkpoint_holds_the_adapter_and_not_the_base(nat):
+    names = sorted(path.name for path in (nat.folder / "6").iterdir())
+    assert {"adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"} <= set(names)
+    assert "model.safetensors" not in names
+    assert all(".nat_" in key for key in nat.weights())
+
+
+def test_the_negative_side_is_bitwise_what_it_was(negative, nat):
+    before, after = negative.weights(), nat.weights()
+    for key, weights in before.items():
+        layer, _, part = key.partition(".lora_")
+        assert torch.equal(after[f"{layer}.nat_negative.{part[0]}"], weights)
+
+
+@pytest.mark.parametrize("method", ["mix", "nt", "ul", "cl", "orpo", "nat-zero", "nat-double"])
+def test_every_method_trains_an_adapter_that_loads(method, byte_model, lessons, tmp_path):
+    examples = examples_of(lessons, byte_model, method)
+    assert examples.num_rows == {"mix": 48, "nt": 48, "ul": 48}.get(method, 32)
+    run = Run(tmp_path / "run", byte_model, method, examples, num_steps=2, save_every=2)
+    base = AutoModelForCausalLM.from_pretrained(byte_model)
+    model = PeftModel.from_pretrained(base, tmp_path / "run" / "2")
+    ids = torch.tensor([[1, 2, 3, 4]])
+    with torch.no_grad():
+        adapted = model(ids).logits
+        run.trainer.model.eval()
+        assert torch.allclose(adapted, run.trainer.model(ids).logits, atol=1e-5)
+        with model.disable_adapter():
+            assert not torch.allclose(adapted, model(ids).logits, atol=1e-6)
+
+
+def test_micro_batches_add_up_to_the_batch(byte_model, lessons, tmp_path):
+    examples = examples_of(lessons, byte_model, "nt")
+    plan = replace(PLAN, dropout=0.0)
+    runs = [
+        Run(tmp_path / str(size), byte_model, "nt", examples, plan, micro_batch=size, num_steps=2, save_every=2)
+        for size in (8, 3)
+    ]
+    for name in ("loss", "nll_right", "nll_wrong", "right_tokens", "grad_norm"):
+        assert runs[0].series(name) == pytest.approx(runs[1].series(name), rel=1e-4)
+
+
+def test_validation_is_the_loss_of_the_whole(byte_model, lessons, tmp_path):
+    validation = examples_of(lessons, byte_model, "sft", "validation")
+    assert validation.num_rows == 8
+    examples = examples_of(lessons, byte_model, "sft")
+    run = Run(
+        tmp_path / "run",
+        byte_model,
+        "sft",
+        examples,
+        validation=validation,
+        num_steps=1,
+        learning_rate=0.0,
+        save_every=1,
+    )
+    # With one micro-batch of everything, and a learning rate of 0, training sees the same loss.
+    same = Run(tmp_path / "same", byte_model, "sft", validation, replace(PLAN, dropout=0.0), num_steps=1, micro_batch=8)
+    assert run.series("eval_loss") == pytest.approx(same.series("loss"), rel=1e-5)
+
+
+@pytest.mark.parametrize(("num_kept", "granularity"), [(0, "sequence"), (256, "sequence"), (256, "token")])
+def test_a_teacher_computed_before_teaches_the_same(byte_model, lessons, nat, num_kept, granularity, tmp_path):
+    plan = TrainingPlan(
+        method="nce", model=byte_model, adapter=replace(PLAN, nat=str(nat.folder / "6"), dropout=0.0),
+        options=LossOptions(kd_granularity=granularity), num_steps=2, batch_size=8, micro_batch=4, learning_rate=1e-3,
+        warmup_steps=0, log_every=1, save_every=2,
+    )  # fmt: skip
+    examples = examples_of(lessons, byte_model, "nce")
+    losses = []
+    for number, table in enumerate((examples, Teacher(plan, num_kept)(examples))):
+        logs = []
+        AdapterTrainer(
+            plan, table, tmp_path / str(number), on_log=lambda step, logged, to=logs: to.append(logged)
+        ).train()
+        losses.append([each[name] for each in logs for name in ("loss", "kd", "beta") if name in each])
+    assert len(losses[0]) == 6
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_a_loss_that_is_not_finite_ends_training_before_the_adapter_has_it(byte_model, lessons, tmp_path):
+    poisoned = AutoModelForCausalLM.from_pretrained(byte_model)
+    shutil.copytree(byte_model, tmp_path / "model")
+    with torch.no_grad():
+        poisoned.get_input_embeddings().weight[200] = torch.nan  # a token that no text has
+    poisoned.save_pretrained(tmp_path / "model")
+    rows = examples_of(lessons, byte_model, "sft").to_pylist()
+    order = StepSampler([row["num_tokens"] for row in rows], 8, 3, 6, seed=0)
+    first = next(iter(list(order)[2 * 3]))  # of the third step
+    assert first not in itertools.chain.from_iterable(list(order)[: 2 * 3])
+    rows[first]["solutions"][0]["tokens"][-2] = 200
+    examples = pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)
+    with pytest.raises(
+        NotFinite, match=f"step 3: the loss or its gradient is not finite on a micro-batch of .*{rows[first]['id']}"
+    ):
+        Run(tmp_path / "run", str(tmp_path / "model"), "sft", examples, save_every=1)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.name != "work") == ["1", "2"]
+    assert all(weights.isfinite().all() for weights in load_file(tmp_path / "run/2/adapter_model.safetensors").values())
+
+
+def test_a_gradient_that_is_not_finite_ends_training_too(byte_model, lessons, tmp_path):
+    examples = examples_of(lessons, byte_model, "sft")
+    plan = TrainingPlan(
+        method="sft", model=byte_model, adapter=PLAN, options=LossOptions(), num_steps=3, batch_size=4, micro_batch=4,
+        learning_rate=1e-3, warmup_steps=0,
+    )  # fmt: skip
+    trainer = AdapterTrainer(plan, examples, tmp_path)
+    trained = [each for each in trainer.model.parameters() if each.requires_grad]
+    trained[0].register_hook(lambda gradient: gradient * torch.inf)
+    before = [each.clone() for each in trained]
+    with pytest.raises(NotFinite, match=r"step 1: .* is not finite on a micro-batch of"):
+        trainer.train()
+    assert all(torch.equal(one, other) for one, other in zip(before, trained, strict=True))
+
+
+@pytest.mark.parametrize("method", ["nt", "nce"])
+def test_two_ranks_are_as_one_and_a_base_in_parts_changes_nothing(method, byte_model, lessons, nat, tmp_path):
+    examples = examples_of(lessons, byte_model, method).slice(0, 8)
+    validation = examples_of(lessons, byte_model, method, "validation").slice(0, 3)
+    plan = replace(PLAN, dropout=0.0, nat=str(nat.folder / "6") if method == "nce" else None)
+    # Every step sees all eight examples, whoever has them: so the steps are the same.
+    alone = Run(
+        tmp_path / "alone", byte_model, method, examples, plan, validation=validation, num_steps=3, save_every=1,
+        micro_batch=2,
+    )  # fmt: skip
+    (tmp_path / "plan").write_bytes(pickle.dumps(alone.trainer._plan))
+    for name, table in (("examples", examples), ("validation", validation)):
+        pq.write_table(table, tmp_path / name)
+    settings = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tests.fixtures.two_ranks",
+                *map(tmp_path.joinpath, ("plan", "examples", "validation", "")),
+            ],
+            env=settings | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    first, second = (rank.communicate(timeout=200)[0].splitlines() for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    whole, parts = map(json.loads, first[:2])
+    for name in ("loss", "grad_norm", "eval_loss", "num_tokens", "beta" if method == "nce" else "nll_right"):
+        expected = alone.series(name)
+        assert len(expected) == 3
+        assert [each[name] for each in whole if name in each] == pytest.approx(expected, rel=1e-4)
+        assert [each[name] for each in parts if name in each] == pytest.approx(expected, rel=1e-4)
+    # A row of the second rank has no finite loss: both stop, and name it among its micro-batch.
+    assert first[2:] == second
+    _, _, named = second[0].partition("step 1: the loss or its gradient is not finite on a micro-batch of ")
+    of_second = {row["id"] for row in examples.slice(4).to_pylist()}
+    assert examples["id"][4].as_py() in named.split(", ")
+    assert set(named.split(", ")) < of_second
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

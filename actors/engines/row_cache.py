@@ -1,6 +1,6 @@
 """The keys and values of rows of different lengths in one cache, and an attention over them that copies nothing.
 
-transformers' own cache copies everything for each new token and has no way to let rows leave or join.
+transformers' own cache copies everything for each new token, and rows cannot leave or join it.
 
 Shape legend: B batch, L columns in the cache, T new ones, H query heads, G key/value heads, D head size.
 """
@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.cache_utils import Cache, DynamicLayer
 
-ROOM: Final = 64  # columns: a cache is copied when so many more are full
+ROOM: Final = 64  # free columns; when they are full, the cache is copied
 
 
 class _GrowingLayer(DynamicLayer):
-    """Keys and values [B, G, L + room, D]: a new column is written in place, where DynamicLayer copies all of them."""
+    """Keys and values [B, G, L + room, D]. A new column is written in place; DynamicLayer would copy all columns."""
 
     keys: Any
     values: Any
@@ -50,7 +50,7 @@ class RowCache(Cache):
         super().__init__(layer_class_to_replicate=_GrowingLayer)
 
     def keep(self, holes: list[int], movers: list[int], count: int, columns: int) -> None:
-        """Move some rows to the places of others; then go on with the first rows and the last columns."""
+        """Move the rows at `movers` to the places `holes`, then keep the first `count` rows and the last `columns` columns."""
         for layer in self.layers:
             for name in ("keys", "values"):
                 tensor = getattr(layer, name)
@@ -60,7 +60,7 @@ class RowCache(Cache):
 
     @classmethod
     def joined(cls, parts: Sequence[tuple["RowCache", slice | list[int]]], columns: int) -> "RowCache":
-        """Places of several caches in one, of which so many columns at the right are used."""
+        """One cache of some rows of several caches, with the last `columns` columns in use."""
         cache = cls()
         for layers in zip(*(part.layers for part, _ in parts), strict=True):
             layer = _GrowingLayer()
@@ -73,7 +73,7 @@ class RowCache(Cache):
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    """Rows of several [B, G, L, D] below each other, aligned at the right, zeros before, ROOM behind."""
+    """The rows of several [B, G, L, D], aligned at the right, with zeros before them and ROOM after them."""
     size = max(part.shape[2] for part in parts)
     stacked = parts[0].new_zeros(sum(map(len, parts)), parts[0].shape[1], size + ROOM, parts[0].shape[3])
     for rows, part in zip(stacked.split([len(part) for part in parts]), parts, strict=True):
@@ -90,11 +90,11 @@ def grouped_attention(
     scaling: float | None = None,
     **unused: Any,
 ) -> tuple[Tensor, None]:
-    """Attention on CPU, query [B, H, T, D], key and value [B, G, L, D] -> [B, T, H, D] (transformers' interface).
+    """Attention on a CPU, query [B, H, T, D], key and value [B, G, L, D] -> [B, T, H, D] (transformers' interface).
 
-    transformers' own copies the whole cache for every query head of a group at every step; the kernel need not.
+    transformers' own function copies the whole cache for every query head of a group at every step.
     """
-    assert unused.get("position_bias") is None, "no model with position biases keeps a plain cache"
+    assert unused.get("position_bias") is None, "models with position biases have another cache"
     causal = mask is None and query.shape[2] > 1
     output = functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=True

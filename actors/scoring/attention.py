@@ -19,13 +19,13 @@ from algorithms.prefix_forest import IntArray
 
 @dataclass
 class PassPart:
-    """A task's share of one pass: its new nodes, at `[start, stop)` of the pass, and the kept nodes they see."""
+    """A task's share of one pass: its new nodes, at `[start, stop)` of the pass, and the kept nodes that they see."""
 
     task: ForestTask
     nodes: IntArray  # [T]
     start: int
     stop: int
-    slots: Tensor  # of the kept ancestors; the keys are these, then the new nodes: [K]
+    slots: Tensor  # of the kept ancestors; the keys are theirs, then those of the new nodes [K]
     mask: Tensor  # [T, K] added to the attention scores: 0 where a query may see a key, else -inf
     query_depths: Tensor  # [T]
     key_depths: Tensor  # [K]
@@ -33,7 +33,7 @@ class PassPart:
     values: list[Tensor] = field(default_factory=list)
 
     def mask_within(self, sliding_window: int | None) -> Tensor:
-        """The mask, without keys at a distance of `sliding_window` positions or more."""
+        """The mask without keys at a distance of `sliding_window` positions or more."""
         if sliding_window is None:
             return self.mask
         distance = self.query_depths[:, None] - self.key_depths
@@ -52,11 +52,10 @@ def forest_attention(
     forest_parts: Sequence[PassPart] = (),
     **unused: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of one pass: each part sees its own ancestors, nothing else (transformers' interface).
+    """Attention of one pass: each part sees only its own ancestors (transformers' interface).
 
-    query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D]. Projections run over the whole pass;
-    only this function knows that it holds several forests, so a CUDA kernel with block masks
-    (FlexAttention) has its place here.
+    query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D]. Projections run over the whole pass. Only this
+    function knows that the pass holds several forests, so a CUDA kernel with block masks (FlexAttention) belongs here.
     """
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     repeats = query.shape[1] // key.shape[1]

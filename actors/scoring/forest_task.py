@@ -11,11 +11,11 @@ from algorithms.prefix_forest import IntArray, PrefixForest, match_nodes
 
 
 class ForestTask:
-    """One request as a forest, and what is known of its nodes: losses, and the state of those kept."""
+    """One request as a forest: the losses of its nodes, and the state of the nodes that are kept."""
 
     def __init__(self, forest: PrefixForest, scored: list[np.ndarray], tokens_naive: int) -> None:
         self.forest = forest
-        self.scored = scored  # per variant which tokens count, [T_i]
+        self.scored = scored  # for each variant, which tokens count [T_i]
         self.tokens_naive = tokens_naive
         self.needed = np.zeros(len(forest), dtype=np.bool_)
         for path, mask in zip(forest.paths, scored, strict=True):
@@ -28,7 +28,7 @@ class ForestTask:
     def reuse(self, before: "ForestTask") -> None:
         """Leave out the nodes whose state an earlier task of the same chain still holds."""
         state = before.state  # another thread may free it meanwhile
-        slots = np.full(len(before.forest) + 1, -1)  # the last entry answers for "no node"
+        slots = np.full(len(before.forest) + 1, -1)  # the last entry stands for "no node"
         slots[state.nodes] = np.arange(len(state.nodes))
         matched = match_nodes(self.forest, before.forest)
         kept = np.flatnonzero(slots[matched] >= 0)
@@ -37,7 +37,7 @@ class ForestTask:
         self._previous = (before, state, kept, slots[matched[kept]])
 
     def take_over(self) -> None:
-        """Move the reused state here; if it was freed since, everything is to do after all."""
+        """Move the reused state here. If it has been freed, every node has to be computed."""
         if self._previous is None:
             return
         before, state, kept, slots = self._previous
@@ -51,14 +51,14 @@ class ForestTask:
 
     @property
     def num_new_tokens(self) -> int:
-        """Tokens that still have to go through the model."""
+        """Tokens that the model still has to compute."""
         return len(self.todo)
 
 
 class KeptState:
-    """What is kept of computed nodes: keys and values per layer [1, G, C, D], final hidden states [C, M].
+    """What is kept of computed nodes: keys and values for each layer [1, G, C, D], final hidden states [C, M].
 
-    Slot i of C holds `nodes[i]`; slots behind the last node are room to grow.
+    Slot i of C holds `nodes[i]`. Slots after the last node are room to grow.
     """
 
     def __init__(self, nodes: IntArray, keys: list[Tensor], values: list[Tensor], hidden: Tensor | None) -> None:

@@ -147,7 +147,7 @@ class MakeExamples:
         return [row]
 
     def _solution(self, lesson: Lesson) -> dict[str, Any]:
-        """The prompt brings the beginning-of-text token. A solution ends with an end-of-text token unless it was cut."""
+        """The prompt brings the beginning-of-text token. A solution ends with end-of-text unless it was cut."""
         prompt = lesson.prompt if lesson.prompt is not None else self._style.prompt(lesson.question)
         before = encode_prompt(self._tokenizer, prompt)
         after = self._tokenizer(lesson.text, add_special_tokens=False, verbose=False)["input_ids"]

@@ -1,4 +1,4 @@
-"""Small SVG plots for reports, in one style: no display, no global state, text stays text."""
+"""Small SVG plots for reports, in one style, without a display or global state."""
 
 import io
 from collections import Counter
@@ -30,7 +30,7 @@ def svg(drawn: Any, axes: Any, xlabel: str, ylabel: str) -> str:
     axes.set_xlabel(xlabel, fontsize=9, color=INK)
     axes.set_ylabel(ylabel, fontsize=9, color=INK)
     sink = io.StringIO()
-    # Text stays text, so that the page can be searched and stays small.
+    # Keep text as text, so that the page is small and can be searched.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sluice"}):
         drawn.savefig(sink, format="svg", metadata={"Date": None}, transparent=True)
     return sink.getvalue()[sink.getvalue().index("<svg") :]
@@ -44,7 +44,7 @@ def whole_ticks(axes: Any) -> None:
 
 
 def whole_ticks_x(axes: Any) -> None:
-    """Only whole numbers on the x axis, also where there is but one."""
+    """Only whole numbers on the x axis, even if there is only one."""
     from matplotlib.ticker import MaxNLocator
 
     low, high = axes.get_xlim()
@@ -54,7 +54,7 @@ def whole_ticks_x(axes: Any) -> None:
 
 
 def log_stairs(axes: Any, counts: Counter[int], per_decade: int, color: str, label: str) -> None:
-    """A histogram over buckets of a logarithm, as a line; bucket b begins at 10^(b / per_decade)."""
+    """A histogram over logarithmic buckets, as a line. Bucket b begins at 10^(b / per_decade)."""
     buckets = range(min(counts), max(counts) + 2) if counts else range(2)
     edges = [10 ** (bucket / per_decade) for bucket in buckets]
     axes.stairs([counts[bucket] for bucket in buckets[:-1]], edges, color=color, label=label, linewidth=1.8)
@@ -71,10 +71,10 @@ def log_ticks(axes: Any) -> None:
 
 
 def throughput(points: list[dict[str, float]]) -> str:
-    """Rows per second over the time at work."""
+    """Rows per second over the working time."""
     drawn, axes = figure()
     xs, ys = ([point[name] for point in points] for name in ("seconds", "rows_per_second"))
     axes.step(xs, ys, where="mid", color=BLUE, linewidth=1.5)
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
-    return svg(drawn, axes, "seconds at work", "rows per second")
+    return svg(drawn, axes, "working time in seconds", "rows per second")

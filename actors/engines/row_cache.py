@@ -50,7 +50,7 @@ class RowCache(Cache):
         super().__init__(layer_class_to_replicate=_GrowingLayer)
 
     def keep(self, holes: list[int], movers: list[int], count: int, columns: int) -> None:
-        """Move the rows at `movers` to the places `holes`, then keep the first `count` rows and the last `columns` columns."""
+        """Move the rows at `movers` to `holes`, then keep the first `count` rows and the last `columns` columns."""
         for layer in self.layers:
             for name in ("keys", "values"):
                 tensor = getattr(layer, name)

@@ -5,7 +5,7 @@ and stop texts are vLLM's own. A LoRA goes with each request; the tensor-paralle
 to this process.
 
 If vLLM's engine process dies, every call raises EngineDied. This process must end then, so that the journal can isolate
-the prompt that killed it.
+the prompt that killed it. If this process dies, a guard ends vLLM's processes, which would keep their memory for ever.
 """
 
 import itertools
@@ -19,6 +19,7 @@ from typing import Any, Final
 from actors.engines.protocol import Piece, SampleRequest
 from actors.errors import EngineDied, UserError
 from actors.models.source import ModelSource, encode_prompt, split_stops
+from actors.processes.guard import DeathGuard
 from algorithms.row_errors import RowError
 from algorithms.sampling import FinishReason, Sample
 
@@ -53,17 +54,13 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         source = ModelSource.of(model)
-        settings = {"logprobs_mode": "raw_logprobs"} | dict(arguments or {})
+        arguments = {"logprobs_mode": "raw_logprobs", "disable_log_stats": True, **(arguments or {})}
+        self._guard = DeathGuard()
         try:
-            self._llm: Any = AsyncLLM.from_engine_args(
-                AsyncEngineArgs(
-                    model=source.path,
-                    revision=source.revision,
-                    disable_log_stats=True,
-                    enable_log_requests=False,
-                    **settings,
+            with self._guard.adopting():
+                self._llm: Any = AsyncLLM.from_engine_args(
+                    AsyncEngineArgs(model=source.path, revision=source.revision, **arguments)
                 )
-            )
         except (RuntimeError, ValueError, TypeError) as error:
             raise UserError(
                 f"vLLM does not start: {' '.join(str(error).split())[:300]}. The cause is in Ray's worker logs. It is "
@@ -105,6 +102,7 @@ class VllmEngine:
     def close(self) -> None:
         """End vLLM's processes."""
         self._llm.shutdown()
+        self._guard.close()
 
     async def _generate(self, request: SampleRequest, whole: bool) -> AsyncGenerator[Any]:
         """vLLM's outputs for a request. Closing the generator aborts the request."""

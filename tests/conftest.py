@@ -1,15 +1,13 @@
-"""What tests share: one Ray for the whole run, a tiny byte model, the real data."""
+"""What tests share: one Ray for the whole run, a tiny byte model, the example data."""
 
 import json
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks a hub
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has its children ignore it
-DATA = Path(__file__).parents[2] / "shared" / "data"
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the children of a background shell ignore it
 
 
 @pytest.fixture(scope="session")
@@ -52,8 +50,19 @@ def byte_model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def gsm8k_chains():
-    """The first GSM8K training problems as chains."""
+    """The example problems in GSM8K's format, as chains."""
     from algorithms.formats import parse_record
+    from tests.fixtures.runs import EXAMPLES
 
-    with (DATA / "gsm8k" / "train.jsonl").open() as lines:
-        return [parse_record(json.loads(next(lines)), "gsm8k", {}, None) for _ in range(40)]
+    lines = (EXAMPLES / "gsm8k.jsonl").read_text().splitlines()
+    return [parse_record(json.loads(line), "gsm8k", {}, None) for line in lines]
+
+
+@pytest.fixture
+def shared_data():
+    """The folder with the whole corpora, which the repository does not contain. Skips the test without it."""
+    from tests.benchmarks.measured import SHARED_DATA
+
+    if not SHARED_DATA.exists():
+        pytest.skip(f"needs the corpora in {SHARED_DATA}")
+    return SHARED_DATA

@@ -69,7 +69,7 @@ class _Row:
         return self.ids[self.num_prompt : -1 if self.ids[-1] in self.end_ids else None]
 
     def answer(self, answer: Sample | BaseException) -> None:
-        """Hand the sample, or the reason why there is none, to whoever waits."""
+        """Hand the sample, or the reason why there is none, to the waiting call."""
         if self.future.done():  # cancelled
             return
         if self.pieces is not None and self.text is not None:
@@ -278,7 +278,7 @@ class TransformersEngine:
         return logits
 
     def _extend(self, rows: Sequence[_Row], logits: Tensor) -> list[int]:
-        """Append a token to each row by its logits [B, V]. Returns the indices of the rows that go on."""
+        """Append a token to each row by its logits [B, V]. Returns the indices of the unfinished rows."""
         tokens = self._choose(rows, logits)
         logprobs = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
         going = []

@@ -59,6 +59,7 @@ class Ledger:
         self._tasks: set[asyncio.Task[None]] = set()
         self._committer: asyncio.Task[None] | None = None
         self._gate: _Gate | None = None
+        self._is_failing = False
         self._started = self._last_commit = time.monotonic()
         self._metrics = _Metrics(kind)
 
@@ -117,8 +118,12 @@ class Ledger:
         If the engine has died, the process exits instead: the journal keeps its notes, so the rows in flight become
         suspects and the one that kills engines is isolated.
         """
-        with contextlib.suppress(UserError, OSError):  # the error that ends the calls says more
+        if self._is_failing:  # every row in flight reports a dead engine; the first report does it all
+            return
+        self._is_failing = True
+        with contextlib.suppress(UserError, OSError):  # `error` says more than a failed commit
             await self._commit()
+        self._is_failing = False
         if isinstance(error, EngineDied):
             os._exit(EXIT_ENGINE_DIED)
         self._fail_all(error)

@@ -1,4 +1,4 @@
-"""Writes a benchmark's numbers with the machine, the versions and the command that made them."""
+"""What the benchmarks share: the corpora, and results with the machine, the versions and the command that made them."""
 
 import importlib.metadata
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+SHARED_DATA = Path(os.environ.get("SLUICE_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 PACKAGES = ("ray", "torch", "transformers", "pyarrow")
 
 

@@ -8,7 +8,10 @@
     train        refined or graded solutions -> an adapter: SFT, ORPO, NAT, NCE and others
     report       write the report of a run again
 
-`driver/` holds what verbs share, `reports/` the reports of their runs. A verb never imports a verb.
+    driver/      what verbs share on the driver
+    reports/     the reports of their runs
+
+A verb never imports a verb.
 
 To add a verb: a module with a docstring, a frozen pydantic config (the docstring under a field is its help),
 `run(config) -> int` and `main()`; its name in VERBS; and, if its runs have a report, `reports/VERB.py` with a template.

@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import functools
 import io
+import itertools
 import re
 import shlex
 import signal
@@ -144,7 +145,8 @@ def _parse_flags(
     """The value of every field, unvalidated: pydantic validates once, with better messages than a parser."""
     fields: list[tuple[str, Any, Any]] = []
     for name, info in config_class.model_fields.items():
-        kind = _annotated(info, tyro.conf.arg(help=info.description))
+        metavar = name.upper() if tyro.conf.Positional in info.metadata else None
+        kind = _annotated(info, tyro.conf.arg(help=info.description, metavar=metavar))
         if name in values or not info.is_required():
             default = values.get(name, info.get_default(call_default_factory=True))
             fields.append((name, kind, dataclasses.field(default_factory=functools.partial(copy.copy, default))))
@@ -158,7 +160,7 @@ def _parse_flags(
                 flags,
                 prog=sys.argv[0] if sys.argv[0].startswith("sluice ") else f"python -m jobs.{verb()}",
                 args=args,
-                description=description + "\n\n--config FILE.yaml can hold any of these flags. Flags override it.",
+                description=f"{description.strip()}\n\n--config FILE.yaml may hold any of these flags; flags win.",
             )
     except SystemExit as stop:
         if stop.code in (0, None):
@@ -181,11 +183,16 @@ def _first_error(error: ValidationError) -> str:
     return message if flag in message else f"{flag} {first['input']!r}: {message}"
 
 
-def _one_line(boxed: str) -> str:
-    """The one sentence that the user needs. tyro frames it and adds pages of help."""
-    unstyled = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
-    lines = [re.sub(r"[─│╭╮╰╯┌┐└┘|]+", " ", line).strip() for line in unstyled.splitlines()]
-    text = " ".join(line for line in lines if line)
-    text = re.sub(r" Argument helptext: .*| Perhaps you meant: (--[\w-]+).*", r"", text)
-    text = re.sub(r"^Value error\s*|^Parsing error\s*|^Required options\s*|^Unrecognized options\s*", "", text)
-    return re.sub(r"\s*(For full helptext|Full helptext).*$", "", text) + "; --help lists all flags"
+def _one_line(framed: str) -> str:
+    """The one sentence that the user needs, from tyro's page: title, complaint and help, with a frame or without."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", framed).splitlines()
+    parts = [
+        [line[2:].rstrip(" │") for line in part]
+        for is_rule, part in itertools.groupby(lines, lambda line: bool(re.fullmatch(r"[ │]*[─-]{5,}[ │]*", line)))
+        if not is_rule
+    ]
+    complaint = parts[0][1:] or parts[1]
+    said = " ".join(line.strip() for line in complaint)
+    if said.startswith("Missing from"):
+        said = "missing " + ", ".join(line.split()[0] for line in complaint if re.match(r" {4}\S", line))
+    return said + "; --help lists all flags"

@@ -69,6 +69,13 @@ def test_every_flag_in_a_table_or_a_sentence_exists():
         assert found <= ours | others, page
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_file_of_code_that_a_page_names_exists(page):
+    for path in re.findall(r"`((?:algorithms|actors|jobs|serve|tests)/[\w/]*\w(?:\.\w+)?/?)", page.read_text()):
+        path = path.replace("VERB", "refine")
+        assert (ROOT / path).exists(), path
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 160
 

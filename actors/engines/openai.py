@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, TypeVar
 
+import httpx
 import openai
 
 from actors.engines.protocol import Piece, SampleRequest
@@ -98,7 +99,7 @@ class OpenAIEngine:
                     if (text := parts.add(chunk)) is not None:
                         yield Piece(text)
                 yield Piece("", parts.sample())
-            except (*PASSING, _NoSample, openai.APIError) as error:
+            except (*PASSING, _NoSample, openai.APIError, httpx.TransportError) as error:
                 raise RowError("engine_error", _line(error)) from None
             finally:
                 await reply.close()

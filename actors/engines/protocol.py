@@ -27,8 +27,8 @@ class Engine(Protocol):
     """Draws samples. Many calls wait at once, with any mixture of parameters, and the engine batches them.
 
     `concurrency` is the number of requests that keep the engine busy, `forward_seconds` the time it has computed, or
-    waited for an endpoint. Cancelling a call frees its place and its memory within one step. Close a stream that is not
-    read to its end (`contextlib.aclosing`).
+    waited for an endpoint. Cancelling a call frees its place within one step, and its memory at the latest when half of
+    the memory is free. Close a stream that is not read to its end (`contextlib.aclosing`).
     """
 
     concurrency: int

@@ -55,7 +55,9 @@ class RowCache(Cache):
             for name in ("keys", "values"):
                 tensor = getattr(layer, name)
                 tensor[holes] = tensor[movers]
-                setattr(layer, name, tensor[:count, :, layer.size - columns :])
+                kept = tensor[:count, :, layer.size - columns :]
+                is_sparse = 2 * kept.nbytes < tensor.untyped_storage().nbytes()  # a view keeps the memory of all
+                setattr(layer, name, kept.clone() if is_sparse else kept)
             layer.size = columns
 
     @classmethod

@@ -341,7 +341,7 @@ class TransformersEngine:
         return Sample(text[:cut], num_tokens, reason, row.logprob / num_tokens)
 
     def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
+        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def _keep(self, places: list[int]) -> None:
         """Keep only these rows. The last of them move into the places of those that leave; no other is copied."""

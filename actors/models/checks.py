@@ -25,7 +25,7 @@ def check_model(name: str, *, offsets: bool = False, chat: bool = False) -> Chec
     """
     unpinned = ModelSource(name)
     config = unpinned.config
-    source = ModelSource(name, getattr(config, "_commit_hash", None))
+    source = ModelSource(name, unpinned.commit)
     if offsets:
         check_offsets(source.tokenizer, name)
     if chat and not getattr(source.tokenizer, "chat_template", None):

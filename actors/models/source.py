@@ -63,6 +63,15 @@ class ModelSource:
 
         return self._read(AutoTokenizer)
 
+    @cached_property
+    def commit(self) -> str | None:
+        """The commit that a hub name stands for, from the config that was fetched last; None for a folder."""
+        from transformers.utils.hub import cached_file, extract_commit_hash
+
+        if Path(self.path).is_dir():
+            return None
+        return extract_commit_hash(cached_file(self.path, "config.json", **self._pin, local_files_only=True), None)
+
     @property
     def window(self) -> int:
         """Tokens that the model sees at most: the smaller limit of its config and its tokenizer."""

@@ -1,4 +1,4 @@
-"""jobs.train end to end on the byte model: what it leaves, what it survives, what it refuses."""
+"""jobs.train on Ray with the byte model: what it leaves, what it survives, what it refuses."""
 
 import json
 import os
@@ -17,15 +17,17 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.runs.storage import open_storage
-from actors.training.worker import METRICS_FILE, read_metrics
+from actors.errors import UserError
+from actors.models.source import ModelSource
+from actors.runs.folder import open_run_folder
+from actors.runs.metrics import read_metrics
 from algorithms.prompts import PromptStyle
 from algorithms.word_problems import generate
 from jobs import sample, train
-from jobs.driver import command as driver_command
-from jobs.driver import inputs, model_card, training_data, training_run
-from jobs.driver.command import UserError
-from tests.fixtures.runs import ROOT, command, records, report, wait_for
+from jobs.driver import inputs, training_data, training_fit
+from jobs.driver.command import parse
+from jobs.reports import model_card
+from tests.fixtures.runs import command, records, report, start, wait_for, write_lines, write_questions
 
 TEMPLATE = "Q: {question}\nA: "
 LONGER = {"max_steps": 12, "dropout": 0.2}
@@ -84,26 +86,44 @@ def lineage(ray_session, graded, byte_model, tmp_path_factory):
     return root
 
 
-def test_each_run_leaves_an_adapter_a_card_a_report_and_events(lineage, byte_model):
-    for name, method in (("neg", "negative"), ("nat", "nat"), ("nce", "nce")):
-        facts = report(lineage / name)
-        assert facts["method"] == method
-        assert facts["status"] == "finished"
-        assert facts["steps"] == (12 if name == "neg" else 4)
-        # 20 problems with two samples of the wanted kind to train on, 4 to validate on
-        assert {part: facts["examples"][part] for part in ("train", "validation")} == {"train": 40, "validation": 8}
-        assert facts["examples"]["unused"] == {
-            "not_asked_for": 48, "no_columns": 1, "invalid_json": 1, "not_graded": 1, "held_out": 1
-        }  # fmt: skip
-        assert {"loss", "eval_loss"} <= facts["metrics"].keys()
-        assert (lineage / name / "report.html").exists()
-        assert list((lineage / name / "tensorboard").glob("events.*"))
-        assert facts["passes"] == facts["steps"] * 8 / 40
-        assert set(facts["metrics_at"].values()) == {facts["steps"]}
-        card = (lineage / name / "adapter" / "README.md").read_text()
-        assert "python -m jobs." in card
-        assert "cl_temperature" not in card  # a setting of another method
-        assert json.loads((lineage / name / "manifest.json").read_text())["identity"]["data"][0]["digest"] in card
+METHOD_OF = {"neg": "negative", "nat": "nat", "nce": "nce"}  # by the folder of the run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHOD_OF)
+def test_a_report_counts_steps_and_examples(lineage, name):
+    facts = report(lineage / name)
+    assert (facts["method"], facts["status"]) == (METHOD_OF[name], "finished")
+    assert facts["steps"] == (12 if name == "neg" else 4)
+    # 20 problems with two samples of the wanted kind to train on, 4 to validate on
+    assert {part: facts["examples"][part] for part in ("train", "validation")} == {"train": 40, "validation": 8}
+    assert facts["passes"] == facts["steps"] * 8 / 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHOD_OF)
+def test_a_report_has_the_last_metrics_and_a_page(lineage, name):
+    facts = report(lineage / name)
+    assert {"loss", "eval_loss"} <= facts["metrics"].keys()
+    assert set(facts["metrics_at"].values()) == {facts["steps"]}
+    assert "<svg" in (lineage / name / "report.html").read_text()
+    assert list((lineage / name / "tensorboard").glob("events.*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHOD_OF)
+def test_a_card_says_how_the_adapter_was_made(lineage, name):
+    card = (lineage / name / "adapter" / "README.md").read_text()
+    assert "python -m jobs." in card
+    assert "cl_temperature" not in card  # a setting of another method
+    assert json.loads((lineage / name / "manifest.json").read_text())["identity"]["data"][0]["digest"] in card
+
+
+@pytest.mark.slow
+def test_every_row_that_is_not_used_has_a_reason(lineage):
+    assert report(lineage / "neg")["examples"]["unused"] == {
+        "not_asked_for": 48, "no_columns": 1, "invalid_json": 1, "not_graded": 1, "held_out": 1
+    }  # fmt: skip
     unused = pq.read_table(lineage / "neg" / "examples", filters=[("part", "=", "unused")]).to_pylist()
     assert {row["id"]: row["unused"] for row in unused if row["unused"] in ("not_graded", "held_out")} == {
         "unknown": "not_graded",
@@ -111,6 +131,7 @@ def test_each_run_leaves_an_adapter_a_card_a_report_and_events(lineage, byte_mod
     }
 
 
+@pytest.mark.slow
 def test_the_negative_side_of_nat_is_what_was_trained_on_wrong_answers(lineage):
     negative, nat = adapter(lineage / "neg"), adapter(lineage / "nat")
     for key, weights in negative.items():
@@ -118,6 +139,7 @@ def test_the_negative_side_of_nat_is_what_was_trained_on_wrong_answers(lineage):
         assert torch.equal(nat[f"{layer}.nat_negative.{part[0]}"], weights)
 
 
+@pytest.mark.slow
 def test_peft_alone_loads_the_student(lineage, byte_model):
     card = (lineage / "nce" / "adapter" / "README.md").read_text()
     script = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1] + (
@@ -136,13 +158,15 @@ def test_peft_alone_loads_the_student(lineage, byte_model):
     assert json.loads(done.stdout.splitlines()[-1]) != pytest.approx(plain, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(lineage, graded, byte_model, capsys):
     before = adapter(lineage / "neg")
     assert run("negative", graded, byte_model, lineage / "neg", **LONGER) == 0
-    assert "is finished already" in capsys.readouterr().out
+    assert "is already finished" in capsys.readouterr().out
     assert all(torch.equal(before[key], value) for key, value in adapter(lineage / "neg").items())
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_kind_or_base_is_refused(lineage, graded, byte_model, tmp_path):
     with pytest.raises(UserError, match="of kind NAT, not LORA"):
         run("nat", graded, byte_model, tmp_path / "a", negative=str(lineage / "nat"))
@@ -159,7 +183,8 @@ def test_an_adapter_of_another_kind_or_base_is_refused(lineage, graded, byte_mod
         run("nat", graded, str(tmp_path / "other"), tmp_path / "d", negative=str(lineage / "neg"))
 
 
-def test_what_is_no_adapter_is_told_with_its_flag(lineage, graded, byte_model, tmp_path):
+@pytest.mark.slow
+def test_the_message_about_an_unusable_adapter_names_its_flag(lineage, graded, byte_model, tmp_path):
     given = {"ruined": tmp_path / "ruined", "unfinished": tmp_path / "unfinished"}
     shutil.copytree(lineage / "neg" / "adapter", given["ruined"])
     (given["ruined"] / "adapter_config.json").write_text("{ not json")
@@ -167,20 +192,20 @@ def test_what_is_no_adapter_is_told_with_its_flag(lineage, graded, byte_model, t
     manifest = given["unfinished"] / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"finished"', '"running"', 1))
     mistakes = (
-        (given["ruined"], "--negative: .*adapter_config.json cannot be read"),
+        (given["ruined"], "--negative: adapter .*: cannot read adapter_config.json"),
         (given["unfinished"], "--negative: the run in .* is not finished"),
         (tmp_path / "nothing", "--negative: .* does not exist"),
         (tmp_path, "--negative: .* has no adapter_config.json"),
         ("s3://bucket/neg", "--negative s3://bucket/neg is remote"),
     )
-    for path, told in mistakes:
-        with pytest.raises(UserError, match=told):
+    for path, complaint in mistakes:
+        with pytest.raises(UserError, match=complaint):
             run("nat", graded, byte_model, tmp_path / "run", negative=str(path))
 
 
+@pytest.mark.slow
 def test_nat_answers_questions(lineage, byte_model, tmp_path):
-    questions = tmp_path / "questions.jsonl"
-    questions.write_text("".join(json.dumps({"question": f"{n} + 1?", "answer": str(n + 1)}) + "\n" for n in range(3)))
+    questions = write_questions(tmp_path / "questions.jsonl", 3)
     given = {
         "input": str(questions), "output": str(tmp_path / "self"), "model": byte_model, "template": TEMPLATE,
         "adapter": str(lineage / "nat"), "num_samples": 2, "max_tokens": 4,
@@ -191,7 +216,8 @@ def test_nat_answers_questions(lineage, byte_model, tmp_path):
     assert identity["engine"]["adapter"]["kind"] == "NAT"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_that_is_killed_and_then_interrupted_ends_with_the_same_adapter(lineage, graded, byte_model, tmp_path):
     output = tmp_path / "killed"
     given = flags(byte_model, output, method="negative", data=graded, **LONGER)
@@ -199,13 +225,7 @@ def test_a_run_that_is_killed_and_then_interrupted_ends_with_the_same_adapter(li
 
     def begin(session):
         """The job, when it has logged a step of its own: workers outlive a killed driver by a moment, and log too."""
-        job = subprocess.Popen(
-            [sys.executable, "-m", "jobs.train", *args],
-            cwd=ROOT,
-            start_new_session=True,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        job = start("jobs.train", *args, start_new_session=True, stderr=subprocess.PIPE)
         wait_for(lambda: len(sessions(output)) == session, job)
         wait_for(lambda: max(steps_logged(output, sessions(output)[-1]["started_at"]), default=0) >= 3, job)
         return job
@@ -215,10 +235,10 @@ def test_a_run_that_is_killed_and_then_interrupted_ends_with_the_same_adapter(li
     job.communicate()
     job = begin(2)
     job.send_signal(signal.SIGINT)
-    _, said = job.communicate(timeout=60)
+    _, errors = job.communicate(timeout=60)
     assert job.returncode == 130
-    assert said.splitlines()[-1] == "train: interrupted; the same command goes on where it stopped"
-    assert "Traceback" not in said
+    assert errors.splitlines()[-1] == "train: interrupted; repeat the command to resume"
+    assert "Traceback" not in errors
     assert not (output / "adapter").exists()
     assert run("negative", graded, byte_model, output, **LONGER) == 0
     expected, found = adapter(lineage / "neg"), adapter(output)
@@ -235,10 +255,11 @@ def sessions(output):
 
 
 def steps_logged(output, since=0.0):
-    lines = read_metrics(open_storage(str(output)) / METRICS_FILE)
+    lines = read_metrics(open_run_folder(str(output)).metrics)
     return [line["step"] for line in lines if "loss" in line and line["time"] > since]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_workers_that_share_a_base_survive_the_death_of_one(ray_session, graded, byte_model, tmp_path):
     output = tmp_path / "run"
@@ -264,47 +285,55 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(ray_session,
     with torch.no_grad():
         model.get_input_embeddings().weight[byte_ids(byte_model, "~")] = torch.nan
     model.save_pretrained(tmp_path / "model")
-    file = tmp_path / "rows.jsonl"
-    file.write_text("\n".join(json.dumps({"prompt": "Q", "completion": text}) for text in ("A", "B", "~", "D")))
+    file = write_completions(tmp_path / "rows.jsonl", "AB~D")
     output = tmp_path / "run"
     short = {"batch_size": 1, "micro_batch": 1, "max_steps": 8, "save_every": 1}
     assert run("sft", str(file), str(tmp_path / "model"), output, **short) == 1
-    told = capsys.readouterr().err
-    assert "the loss or its gradient is not finite on a micro-batch of rows.jsonl:2; " in told
-    saved = re.search(r"the last checkpoint before it is (\S+)", told)
+    errors = capsys.readouterr().err
+    assert "rows.jsonl:2" in errors
+    saved = re.search(r"the last checkpoint is (\S+)", errors)
     if saved:  # none, if the first step was the one
         assert all(each.isfinite().all() for each in load_file(f"{saved[1]}/adapter_model.safetensors").values())
     else:
-        assert "; no checkpoint" in told
+        assert "; there is no checkpoint" in errors
     assert not (output / "adapter").exists()
     assert (output / "report.html").exists()
 
 
-def test_a_list_of_checkpoints_that_was_cut_in_the_middle_is_dropped(tmp_path):
-    run = open_storage(str(tmp_path))
-    training_run.drop_broken_state(run)  # there is none yet
-    file = tmp_path / training_run.STATE_FOLDER / "checkpoint_manager_snapshot.json"
-    file.parent.mkdir()
-    for text, is_kept in (('{"checkpoint_results": []}', True), ('{"checkpoint_res', False)):
-        file.write_text(text)
-        training_run.drop_broken_state(run)
-        assert file.exists() == is_kept
+@pytest.mark.parametrize(("text", "is_kept"), [('{"checkpoint_results": []}', True), ('{"checkpoint_res', False)])
+def test_a_list_of_checkpoints_that_was_cut_in_the_middle_is_dropped(tmp_path, text, is_kept):
+    output = open_run_folder(str(tmp_path))
+    output.train_state.make_folder()
+    file = output.train_state / "checkpoint_manager_snapshot.json"
+    file.write_bytes(text.encode())
+    training_fit.drop_broken_state(output)
+    assert file.exists() == is_kept
+
+
+def test_a_run_without_a_list_of_checkpoints_begins(tmp_path):
+    training_fit.drop_broken_state(open_run_folder(str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def write_completions(path, texts):
+    """Rows with a prompt and, as the completion, one of the texts each."""
+    return write_lines(path, [{"prompt": "Q", "completion": text} for text in texts])
 
 
 def byte_ids(byte_model, text):
     return AutoTokenizer.from_pretrained(byte_model)(text)["input_ids"]
 
 
-def test_pairs_are_examples_and_what_has_no_partner_is_told(ray_session, byte_model, tmp_path):
+def test_pairs_become_examples_and_a_row_without_a_partner_does_not(ray_session, byte_model, tmp_path):
     rows = [
         {"prompt": "Q1", "chosen": "A", "rejected": "B"},
         {"prompt": "Q1", "chosen": "C", "rejected": "D"},
         {"prompt": "Q2", "completion": "E"},
     ]
-    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    plan = training_data.ExamplePlan("orpo", byte_model, PromptStyle(TEMPLATE), 100, False, 0)
-    corpora = (inputs.list_corpus("--data", str(tmp_path / "pairs.jsonl")),)
-    counts = training_data.prepare(corpora, plan, open_storage(str(tmp_path / "run")))
+    source = write_lines(tmp_path / "pairs.jsonl", rows)
+    plan = training_data.ExamplePlan("orpo", ModelSource(byte_model), PromptStyle(TEMPLATE), 100, False, 0)
+    corpora = (inputs.list_corpus("--data", str(source)),)
+    counts = training_data.prepare(corpora, plan, open_run_folder(str(tmp_path / "run")))
     assert (counts.train, counts.validation, counts.unused) == (2, 0, {"no_partner": 1})
     tokenizer = AutoTokenizer.from_pretrained(byte_model)
     table = pq.read_table(tmp_path / "run" / "examples", filters=[("part", "=", "train")]).to_pylist()
@@ -326,12 +355,12 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_told(ray_session, graded, byte_model, tmp_path, name):
-    given, told = MISTAKES[name]
+def test_a_mistake_is_refused(ray_session, graded, byte_model, tmp_path, name):
+    given, complaint = MISTAKES[name]
     args = ["--model", byte_model, "--template", TEMPLATE, "--output", str(tmp_path / "x")]
     data = [] if "--data" in given else ["--data", graded]
-    with pytest.raises(UserError, match=re.escape(told)):
-        train.run(driver_command.parse(train.TrainConfig, [*args, *data, *given.split()], ""))
+    with pytest.raises(UserError, match=re.escape(complaint)):
+        train.run(parse(train.TrainConfig, [*args, *data, *given.split()], ""))
 
 
 def test_a_mistake_on_the_command_line_is_one_line(tmp_path):
@@ -341,31 +370,41 @@ def test_a_mistake_on_the_command_line_is_one_line(tmp_path):
     assert "needs --negative" in done.stderr
 
 
-def test_a_refused_run_leaves_its_folder_to_the_mended_command(ray_session, byte_model, tmp_path):
-    (tmp_path / "empty.jsonl").write_text("")
-    (tmp_path / "broken.jsonl").write_bytes(b'{"prompt": "Q", "compl\n\xff\nnull\n')
-    for name, told in (("empty", "no rows"), ("broken", "1 invalid_json, 1 invalid_utf8, 1 no_object")):
-        with pytest.raises(UserError, match=r"nothing for --method sft .*to train on: ") as refused:
-            run("sft", str(tmp_path / f"{name}.jsonl"), byte_model, tmp_path / "run")
-        assert set(str(refused.value).rpartition(": ")[2].split(", ")) == set(told.split(", "))
-        assert list((tmp_path / "run").iterdir()) == []
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", {"no rows"}),
+        (b'{"prompt": "Q", "compl\n\xff\nnull\n', {"1 invalid_json", "1 invalid_utf8", "1 no_object"}),
+    ],
+)
+def test_a_run_without_examples_leaves_its_folder_to_the_corrected_command(
+    ray_session, byte_model, tmp_path, content, why
+):
+    (tmp_path / "data.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=r"--data has no example for --method sft .*: ") as refused:
+        run("sft", str(tmp_path / "data.jsonl"), byte_model, tmp_path / "run")
+    assert set(str(refused.value).rpartition(": ")[2].split(", ")) == why
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_folder_of_something_else_is_left_alone(ray_session, byte_model, tmp_path):
     (tmp_path / "mine" / "examples").mkdir(parents=True)
-    with pytest.raises(UserError, match="holds files that are no run of Sluice"):
-        run("sft", str(tmp_path / "empty.jsonl"), byte_model, tmp_path / "mine")
+    file = write_completions(tmp_path / "data.jsonl", "A")
+    with pytest.raises(UserError, match="holds files that are not a run of Sluice"):
+        run("sft", str(file), byte_model, tmp_path / "mine")
     assert (tmp_path / "mine" / "examples").exists()
 
 
 def test_workers_are_no_more_than_examples(ray_session, byte_model, tmp_path):
-    file = tmp_path / "two.jsonl"
-    file.write_text("".join(json.dumps({"prompt": "Q", "completion": text}) + "\n" for text in "AB"))
+    file = write_completions(tmp_path / "two.jsonl", "AB")
     few_cpus = {"cpus_per_worker": 0.25}
-    with pytest.raises(UserError, match="3 workers want an example each, and there are 2: lower --num-workers"):
+    with pytest.raises(UserError, match="3 workers need an example each, and there are 2: lower --num-workers"):
         run("sft", str(file), byte_model, tmp_path / "run", num_workers="3", **few_cpus)
     assert run("sft", str(file), byte_model, tmp_path / "run", num_workers="1:5", **few_cpus) == 0
     assert steps_logged(tmp_path / "run") == [1, 2, 3, 4]
 
 
-def test_a_card_tells_how_to_have_the_base(byte_model, monkeypatch):
+def test_a_card_has_the_lines_that_load_the_base(byte_model, monkeypatch):
     monkeypatch.chdir(Path(byte_model).parent)
     relative, embedded, hub = (
         "\n".join(model_card.loading(name, is_nat=name == "smollm2"))
@@ -380,7 +419,6 @@ def test_a_card_tells_how_to_have_the_base(byte_model, monkeypatch):
 
 
 def test_data_without_a_wrong_sample_says_what_is_missing(ray_session, byte_model, tmp_path):
-    file = tmp_path / "right.jsonl"
-    file.write_text(json.dumps({"prompt": "Q", "completion": "A"}) + "\n")
-    with pytest.raises(UserError, match=r"nothing for --method negative \(likelihood of wrong.*1 not_asked_for"):
+    file = write_completions(tmp_path / "right.jsonl", "A")
+    with pytest.raises(UserError, match=r"no example for --method negative \(likelihood of wrong.*1 not_asked_for"):
         run("negative", str(file), byte_model, tmp_path / "run")

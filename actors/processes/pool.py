@@ -37,7 +37,7 @@ class KillablePool:
         self,
         num_processes: int,
         preload: Sequence[str] = (),
-        prepare: Callable[[], None] = lambda: None,
+        prepare: Callable[[], None] | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         # A fork of this process would carry Ray's threads in an unknown state. The fork server imports once and
@@ -45,6 +45,7 @@ class KillablePool:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["actors.processes.pool", *preload])
         pebble.CONSTS.term_timeout = KILL_AFTER_SECONDS
+        self._calls: set[Future[Any]] = set()
         self._pool = ProcessPool(
             max_workers=num_processes,
             max_tasks=TASKS_PER_PROCESS,
@@ -62,6 +63,8 @@ class KillablePool:
         future: Future[Result] = self._pool.schedule(
             _limited, args=(limit_seconds, function, arguments), timeout=limit_seconds
         )
+        self._calls.add(future)
+        future.add_done_callback(self._calls.discard)
         try:
             return await asyncio.wrap_future(future)
         except TimeoutError:
@@ -70,13 +73,16 @@ class KillablePool:
             raise CallCrashed(f"exit code {death.exitcode}") from None
 
     def close(self) -> None:
-        """Kill the processes. Calls in flight fail."""
+        """Kill the processes. Calls in flight are cancelled."""
+        for future in list(self._calls):
+            future.cancel()  # stopping alone would leave them waiting
         self._pool.stop()
         self._pool.join()
 
 
-def _prepare(prepare: Callable[[], None], memory_bytes: int) -> None:
-    prepare()
+def _prepare(prepare: Callable[[], None] | None, memory_bytes: int) -> None:
+    if prepare is not None:
+        prepare()
     statm = Path("/proc/self/statm")
     if statm.exists():  # other systems than Linux do not enforce the limit
         in_use = int(statm.read_text().split()[0]) * resource.getpagesize()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from algorithms.lessons import UNUSED, Lesson, UnusedRow, against, place, problem_key, read_lessons, singles
+from algorithms.lessons import UNUSED, Lesson, UnusedRow, contrasted, one_per_sample, place, problem_key, read_lessons
 from algorithms.row_errors import RowError
 
 GRADED = {
@@ -112,33 +112,33 @@ WRONGS = [Lesson(f"w{n}", "Q", None, f"wrong {n}", False) for n in range(4)]
 
 
 def test_single_views_choose_and_account_for_the_rest():
-    examples, unused = singles(True)([*RIGHTS, *WRONGS], 0)
+    examples, unused = one_per_sample(True)([*RIGHTS, *WRONGS], 0)
     assert [example.lessons for example in examples] == [(right,) for right in RIGHTS]
     assert unused == [(wrong, "not_asked_for") for wrong in WRONGS]
-    assert len(singles(True, False)([*RIGHTS, *WRONGS], 0)[0]) == 6
+    assert len(one_per_sample(True, False)([*RIGHTS, *WRONGS], 0)[0]) == 6
 
 
 def test_every_right_one_stands_against_wrong_ones_of_its_question():
-    examples, unused = against(2)([*RIGHTS, *WRONGS], 0)
+    examples, unused = contrasted(2)([*RIGHTS, *WRONGS], 0)
     assert [example.id for example in examples] == ["r0", "r1"]
     for example in examples:
         assert [lesson.is_right for lesson in example.lessons] == [True, False, False]
     used = {lesson.id for example in examples for lesson in example.lessons}
     assert used | {lesson.id for lesson, _ in unused} == {lesson.id for lesson in [*RIGHTS, *WRONGS]}
-    assert against(2)([*reversed(WRONGS), *RIGHTS], 0)[0] == examples  # whatever order they come in
-    assert against(2)(WRONGS, 0) == ([], [(wrong, "no_partner") for wrong in WRONGS])
+    assert contrasted(2)([*reversed(WRONGS), *RIGHTS], 0)[0] == examples  # whatever order they come in
+    assert contrasted(2)(WRONGS, 0) == ([], [(wrong, "no_partner") for wrong in WRONGS])
 
 
 def test_a_pair_stays_a_pair_and_what_is_rejected_is_never_wrong():
     pairs = [Lesson(f"p{n}", "Q", None, f"chosen {n}", True, rejected=f"rejected {n}") for n in range(2)]
     for seed in range(4):
-        examples, unused = against(1, use_rejected=True)([*pairs, *WRONGS], seed)
+        examples, unused = contrasted(1, use_rejected=True)([*pairs, *WRONGS], seed)
         texts = [[lesson.text for lesson in example.lessons] for example in examples]
         assert texts == [["chosen 0", "rejected 0"], ["chosen 1", "rejected 1"]]
         assert [example.lessons[1].is_right for example in examples] == [False, False]
         assert unused == [(wrong, "not_asked_for") for wrong in WRONGS]
-    assert singles(False)(pairs, 0)[0] == []
-    assert against(3)(pairs, 0) == ([], [(pair, "no_partner") for pair in pairs])
+    assert one_per_sample(False)(pairs, 0)[0] == []
+    assert contrasted(3)(pairs, 0) == ([], [(pair, "no_partner") for pair in pairs])
 
 
 def test_conversations_are_about_the_same_question_only_if_all_that_was_said_is_the_same():

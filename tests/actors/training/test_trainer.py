@@ -18,10 +18,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from actors.errors import NonFiniteLoss
+from actors.models.source import ModelSource
 from actors.training.batches import StepSampler
 from actors.training.examples import EXAMPLE_SCHEMA, LESSON_SCHEMA, MakeExamples
 from actors.training.teacher import Teacher
-from actors.training.trainer import AdapterTrainer, NotFinite, TrainingPlan
+from actors.training.trainer import AdapterTrainer, TrainingPlan
 from algorithms.methods import METHODS, AdapterPlan, LossOptions
 from algorithms.prompts import PromptStyle
 from algorithms.word_problems import generate
@@ -45,9 +47,16 @@ def lessons():
 
 
 def examples_of(lessons, byte_model, method, part="train"):
-    make = MakeExamples(METHODS[method].view, byte_model, PromptStyle("Q: {question}\nA: "), 4000, False, 0)
+    make = MakeExamples(
+        METHODS[method].view, ModelSource(byte_model), PromptStyle("Q: {question}\nA: "), 4000, False, 0
+    )
     table = make(lessons)
     return table.filter(pa.compute.equal(table["part"], part)).sort_by("place")
+
+
+def plan_of(method, byte_model, adapter, options=None, **settings):
+    model = ModelSource(byte_model)
+    return TrainingPlan(method=method, model=model, adapter=adapter, options=options or LossOptions(), **settings)
 
 
 class Run:
@@ -60,9 +69,9 @@ class Run:
         } | settings  # fmt: skip
         self.folder = folder
         self.logs = []
-        plan = TrainingPlan(method=method, model=byte_model, adapter=adapter, options=LossOptions(), **given)
+        self.plan = plan_of(method, byte_model, adapter, **given)
         self.trainer = AdapterTrainer(
-            plan,
+            self.plan,
             examples,
             folder / "work",
             validation=validation,
@@ -95,7 +104,7 @@ def nat(byte_model, lessons, negative, tmp_path_factory):
 
 
 @pytest.mark.parametrize("method", ["sft", "nat", "nce"])
-def test_a_run_that_goes_on_ends_as_one_that_never_stopped(method, byte_model, lessons, negative, nat, tmp_path):
+def test_a_resumed_run_ends_as_one_that_never_stopped(method, byte_model, lessons, negative, nat, tmp_path):
     examples = examples_of(lessons, byte_model, method)
     plan = {"nat": replace(PLAN, negative=str(negative.folder / "6")), "nce": replace(PLAN, nat=str(nat.folder / "6"))}
     whole = Run(tmp_path / "whole", byte_model, method, examples, plan.get(method, PLAN))
@@ -179,9 +188,9 @@ def test_validation_is_the_loss_of_the_whole(byte_model, lessons, tmp_path):
 
 @pytest.mark.parametrize(("num_kept", "granularity"), [(0, "sequence"), (256, "sequence"), (256, "token")])
 def test_a_teacher_computed_before_teaches_the_same(byte_model, lessons, nat, num_kept, granularity, tmp_path):
-    plan = TrainingPlan(
-        method="nce", model=byte_model, adapter=replace(PLAN, nat=str(nat.folder / "6"), dropout=0.0),
-        options=LossOptions(kd_granularity=granularity), num_steps=2, batch_size=8, micro_batch=4, learning_rate=1e-3,
+    plan = plan_of(
+        "nce", byte_model, replace(PLAN, nat=str(nat.folder / "6"), dropout=0.0),
+        LossOptions(kd_granularity=granularity), num_steps=2, batch_size=8, micro_batch=4, learning_rate=1e-3,
         warmup_steps=0, log_every=1, save_every=2,
     )  # fmt: skip
     examples = examples_of(lessons, byte_model, "nce")
@@ -209,7 +218,7 @@ def test_a_loss_that_is_not_finite_ends_training_before_the_adapter_has_it(byte_
     rows[first]["solutions"][0]["tokens"][-2] = 200
     examples = pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)
     with pytest.raises(
-        NotFinite, match=f"step 3: the loss or its gradient is not finite on a micro-batch of .*{rows[first]['id']}"
+        NonFiniteLoss, match=f"step 3: the loss or its gradient is not finite on a micro-batch of .*{rows[first]['id']}"
     ):
         Run(tmp_path / "run", str(tmp_path / "model"), "sft", examples, save_every=1)
     assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.name != "work") == ["1", "2"]
@@ -218,19 +227,19 @@ def test_a_loss_that_is_not_finite_ends_training_before_the_adapter_has_it(byte_
 
 def test_a_gradient_that_is_not_finite_ends_training_too(byte_model, lessons, tmp_path):
     examples = examples_of(lessons, byte_model, "sft")
-    plan = TrainingPlan(
-        method="sft", model=byte_model, adapter=PLAN, options=LossOptions(), num_steps=3, batch_size=4, micro_batch=4,
-        learning_rate=1e-3, warmup_steps=0,
-    )  # fmt: skip
+    plan = plan_of(
+        "sft", byte_model, PLAN, num_steps=3, batch_size=4, micro_batch=4, learning_rate=1e-3, warmup_steps=0
+    )
     trainer = AdapterTrainer(plan, examples, tmp_path)
     trained = [each for each in trainer.model.parameters() if each.requires_grad]
     trained[0].register_hook(lambda gradient: gradient * torch.inf)
     before = [each.clone() for each in trained]
-    with pytest.raises(NotFinite, match=r"step 1: .* is not finite on a micro-batch of"):
+    with pytest.raises(NonFiniteLoss, match=r"step 1: .* is not finite on a micro-batch of"):
         trainer.train()
     assert all(torch.equal(one, other) for one, other in zip(before, trained, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["nt", "nce"])
 def test_two_ranks_are_as_one_and_a_base_in_parts_changes_nothing(method, byte_model, lessons, nat, tmp_path):
     examples = examples_of(lessons, byte_model, method).slice(0, 8)
@@ -241,7 +250,7 @@ def test_two_ranks_are_as_one_and_a_base_in_parts_changes_nothing(method, byte_m
         tmp_path / "alone", byte_model, method, examples, plan, validation=validation, num_steps=3, save_every=1,
         micro_batch=2,
     )  # fmt: skip
-    (tmp_path / "plan").write_bytes(pickle.dumps(alone.trainer._plan))
+    (tmp_path / "plan").write_bytes(pickle.dumps(alone.plan))
     for name, table in (("examples", examples), ("validation", validation)):
         pq.write_table(table, tmp_path / name)
     settings = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}

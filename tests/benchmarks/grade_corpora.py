@@ -16,8 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.benchmarks.measured import write_result
-from tests.conftest import DATA
+from tests.benchmarks.measured import SHARED_DATA, write_result
 from tests.fixtures.runs import ROOT
 
 CORPORA = {
@@ -69,7 +68,7 @@ def main():
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, (path, corpus_format) in CORPORA.items():
-            results[name] = measure(DATA / path, corpus_format, f"{folder}/{corpus_format}-{len(results)}")
+            results[name] = measure(SHARED_DATA / path, corpus_format, f"{folder}/{corpus_format}-{len(results)}")
             print(name, json.dumps(results[name])[:300], flush=True)
         planted = Path(folder) / "planted.jsonl"
         rows = [{"question": f"q{n}", "answer": "2", "samples": [text, r"\boxed{2}"]} for n, text in enumerate(PLANTED)]

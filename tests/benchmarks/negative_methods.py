@@ -39,8 +39,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from actors.engines.protocol import SampleRequest
 from actors.engines.transformers import TransformersEngine
+from actors.models.source import ModelSource
 from actors.training.examples import LESSON_SCHEMA, MakeExamples
-from actors.training.trainer import AdapterTrainer, TrainingPlan, build
+from actors.training.trainer import AdapterTrainer, TrainingPlan, build_model
 from algorithms.grading import grade
 from algorithms.methods import METHODS, AdapterPlan, LossOptions
 from algorithms.prompts import PromptStyle
@@ -140,12 +141,12 @@ def pretrain(folder, seed, num_steps, make):
 
 def answers(model, adapter, questions, num_samples, temperature, seed):
     """Texts of `num_samples` answers to each question."""
-    params = SamplingParams(num_samples, temperature, 1.0, max_tokens=48, seed=seed)
-    engine = TransformersEngine(model, params, max_batch=256, adapter=adapter)
+    params = SamplingParams(temperature, max_tokens=48)
+    engine = TransformersEngine(ModelSource(model), max_batch=256, adapter=adapter)
 
     async def ask():
         requests = [
-            SampleRequest(STYLE.prompt(question), sample_seed(seed, question, index))
+            SampleRequest(STYLE.prompt(question), replace(params, seed=sample_seed(seed, question, index)))
             for question in questions
             for index in range(num_samples)
         ]
@@ -183,19 +184,19 @@ def accuracy(model, adapter, some):
 
 def train(model, method, rows, folder, adapter, num_steps, seed, learning_rate):
     """Train a method's adapter, unless it is there; its folder and how many parameters it trains."""
-    table = MakeExamples(METHODS[method].view, model, STYLE, 200, False, seed)(
+    table = MakeExamples(METHODS[method].view, ModelSource(model), STYLE, 200, False, seed)(
         pa.Table.from_pylist(rows, schema=LESSON_SCHEMA)
     )
     examples = table.filter(pa.compute.equal(table["part"], "train")).sort_by("place")
     plan = TrainingPlan(
-        method=method, model=model, adapter=adapter, options=LossOptions(), num_steps=num_steps, batch_size=32,
-        micro_batch=32, learning_rate=learning_rate, warmup_steps=10,
+        method=method, model=ModelSource(model), adapter=adapter, options=LossOptions(), num_steps=num_steps,
+        batch_size=32, micro_batch=32, learning_rate=learning_rate, warmup_steps=10,
         seed=seed, log_every=10**6, save_every=10**6,
     )  # fmt: skip
     adapter = Path(folder) / f"checkpoint-{num_steps}"
     if not (adapter / "trainer_state.json").exists():  # the last file of a checkpoint
         AdapterTrainer(plan, examples, Path(folder)).train()
-    return str(adapter), sum(each.numel() for each in build(plan).parameters() if each.requires_grad)
+    return str(adapter), sum(each.numel() for each in build_model(plan).parameters() if each.requires_grad)
 
 
 def without_negative(adapter, folder):

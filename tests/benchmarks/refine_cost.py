@@ -1,6 +1,6 @@
 """What refining costs: Sluice against the plain loop, and against one padded batch a round, in one run.
 
-    python -m tests.benchmarks.refine_cost [--rows 100] [--input ../shared/data/gsm8k/train.jsonl]
+    python -m tests.benchmarks.refine_cost [--rows 100] [--input FILE]
 
 All three follow `--recipe digest` in float32 and must end with the same steps. They take turns on groups of
 rows, so that a machine that slows down slows all of them.
@@ -12,13 +12,13 @@ import json
 import time
 
 import torch
-from actors.models.names import resolve_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from actors.models.source import ModelSource
 from actors.scoring.forest_scorer import ForestScorer
 from algorithms.formats import parse_record
 from algorithms.refinement import RECIPES, refine
-from tests.benchmarks.measured import write_result
+from tests.benchmarks.measured import SHARED_DATA, write_result
 from tests.fixtures.plain_loop import PlainLoop
 
 GROUP = 10
@@ -45,14 +45,14 @@ def refine_together(scorer, chains):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100)
-    parser.add_argument("--input", default="../shared/data/gsm8k/train.jsonl")
+    parser.add_argument("--input", default=str(SHARED_DATA / "gsm8k" / "train.jsonl"))
     options = parser.parse_args()
     with open(options.input) as lines:
         records = [json.loads(line) for line in itertools.islice(lines, options.rows)]
     chains = [parse_record(record, "gsm8k", {}, None) for record in records]
     scorer = ForestScorer("smollm2", dtype="float32")
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model("smollm2"))
-    model = AutoModelForCausalLM.from_pretrained(resolve_model("smollm2"), dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(ModelSource("smollm2").path)
+    model = AutoModelForCausalLM.from_pretrained(ModelSource("smollm2").path, dtype=torch.float32).eval()
     loops = {"plain_loop": PlainLoop(model, tokenizer), "padded_batch": PlainLoop(model, tokenizer, padded=True)}
     refine_together(scorer, chains[:1])  # warm up
     for loop in loops.values():

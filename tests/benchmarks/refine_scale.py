@@ -15,8 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from actors.runs.folder import open_run_folder
 from actors.runs.records import RecordStore
-from actors.runs.storage import open_storage
 from jobs import refine
 from tests.benchmarks.measured import write_result
 from tests.fixtures.table_scorer import TableScorer
@@ -27,10 +27,10 @@ SLEEPING_ROWS = {1: 600, 16: 9600}
 
 
 def run_once(source, output, num_actors, seconds_per_pass, token_budget):
-    """One refinement in this process; prints what it took. The parent starts it as a process of its own."""
-    config = refine.RefineConfig(input=str(source), output=str(output), num_actors=str(num_actors), merge="drop")
+    """Refine once in this process and print what was measured. The parent starts it as a process of its own."""
+    config = refine.RefineConfig(input=str(source), output=str(output), num_actors=str(num_actors), unmerged="drop")
     refine.run(config, functools.partial(TableScorer, seconds_per_pass, token_budget))
-    commits = RecordStore(open_storage(str(output / "rows"))).commits()
+    commits = RecordStore(open_run_folder(str(output)).rows).commits()
     # From the first commit on: what it holds was done before the clock started.
     seconds = commits[-1].committed_at - commits[0].committed_at
     rows = sum(commit.totals.num_rows for commit in commits[1:])

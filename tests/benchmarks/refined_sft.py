@@ -3,8 +3,8 @@
     python -m tests.benchmarks.refined_sft --folder runs/refined_sft
 
 The embedded model refines training rows, learns from them, and answers test questions greedily. `random` is the
-control: from each row as many steps went as refinement took, never the last one, but chosen by chance. Its jobs take
-the better part of two hours on two cores; the same command goes on where it was stopped.
+control: each row loses as many steps as refinement removed, never the last one, but chosen by chance. It takes nearly
+two hours on two cores. Repeat the command to resume.
 """
 
 import argparse
@@ -14,8 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.benchmarks.measured import write_result
-from tests.conftest import DATA
+from tests.benchmarks.measured import SHARED_DATA, write_result
 from tests.fixtures.runs import ROOT, records, report
 
 
@@ -41,7 +40,7 @@ def corpora(refined):
 
 def answers(output, questions, max_tokens, *adapter):
     """Greedy answers to test questions: how many are right, and how long they are."""
-    job("jobs.sample", "--input", DATA / "gsm8k" / "test.jsonl", "--format", "gsm8k", "--limit", questions,
+    job("jobs.sample", "--input", SHARED_DATA / "gsm8k" / "test.jsonl", "--format", "gsm8k", "--limit", questions,
         "--num-samples", 1, "--temperature", 0, "--max-tokens", max_tokens, "--output", output, *adapter)  # fmt: skip
     job("jobs.grade", "--input", output, "--output", f"{output}-graded")
     sampled, graded = report(output), report(f"{output}-graded")["samples"]
@@ -63,7 +62,7 @@ def main():
     options = parser.parse_args()
     folder = options.folder
     refined = folder / "refined"
-    job("jobs.refine", "--input", DATA / "gsm8k" / "train.jsonl", "--format", "gsm8k", "--limit", options.rows,
+    job("jobs.refine", "--input", SHARED_DATA / "gsm8k" / "train.jsonl", "--format", "gsm8k", "--limit", options.rows,
         "--output", refined)  # fmt: skip
     results = {"untrained": answers(folder / "untrained-answers", options.questions, options.max_tokens)}
     rows_of = corpora(refined)

@@ -1,9 +1,9 @@
-"""The embedded model answers GSM8K test questions through both local engines, in one run; then all are graded.
+"""The embedded model answers GSM8K test questions with both local engines, in one run. All samples are graded.
 
     python -m tests.benchmarks.sample_engines
 
-Tokens per second count from the first commit to the last, without what was committed first: engines start up
-once, and vLLM takes minutes for it on a CPU.
+Tokens per second are counted from the first commit to the last, without the start-up of the engine, which takes vLLM a
+minute on a CPU.
 """
 
 import argparse
@@ -14,23 +14,22 @@ import tempfile
 import time
 from pathlib import Path
 
+from actors.runs.folder import open_run_folder
 from actors.runs.records import RecordStore
-from actors.runs.storage import open_storage
-from tests.benchmarks.measured import write_result
-from tests.conftest import DATA
+from tests.benchmarks.measured import SHARED_DATA, write_result
 from tests.fixtures.runs import ROOT
 
 
 def sample(engine, rows, max_tokens, output):
-    """Sample as a user does; what it took and what came out."""
+    """Sample as a user does. Returns what was measured."""
     flags = ["--max-model-len", "1024"] if engine == "vllm" else []
-    questions = DATA / "gsm8k" / "test.jsonl"
+    questions = SHARED_DATA / "gsm8k" / "test.jsonl"
     args = ["jobs.sample", "--engine", engine, "--input", questions, "--format", "gsm8k", "--limit", rows,
             "--num-samples", 8, "--max-tokens", max_tokens, "--seed", 1, "--output", output]  # fmt: skip
     started = time.perf_counter()
     subprocess.run([sys.executable, "-m", *map(str, args), *flags], cwd=ROOT, check=True)
     seconds = time.perf_counter() - started
-    store = RecordStore(open_storage(f"{output}/rows"))
+    store = RecordStore(open_run_folder(output).rows)
     commits = store.commits()
     steady = sum(commit.totals.sums["num_tokens"] for commit in commits[1:])
     facts = json.loads((Path(output) / "report.json").read_text())

@@ -13,37 +13,27 @@ import time
 
 import torch
 
-from actors.training.batches import collate
+from actors.models.source import ModelSource
 from actors.training.teacher import Teacher
-from actors.training.trainer import TrainingPlan, build
+from actors.training.trainer import TrainingPlan, build_model
 from algorithms.methods import METHODS, AdapterPlan, LossOptions
+from algorithms.micro_batches import collate
 from tests.benchmarks.measured import write_result
+from tests.fixtures.rows import solution
 
 
 def batch_of(num_sequences, num_tokens, vocab):
-    """Random sequences: what they say costs nothing."""
+    """Examples of random tokens: the cost of a step does not depend on them."""
     generator = torch.Generator().manual_seed(0)
-    empty = dict.fromkeys(("beta", "topk_ids", "topk_logprobs"))
+    texts = torch.randint(vocab, (num_sequences, num_tokens), generator=generator).tolist()
     return [
-        {
-            "num_tokens": num_tokens,
-            "unused": None,
-            "solutions": [
-                empty
-                | {
-                    "tokens": torch.randint(vocab, (num_tokens,), generator=generator).tolist(),
-                    "num_prompt_tokens": num_tokens // 3,
-                    "is_right": True,
-                }
-            ],
-        }
-        for _ in range(num_sequences)
+        {"num_tokens": num_tokens, "unused": None, "solutions": [solution(tokens, num_tokens // 3)]} for tokens in texts
     ]
 
 
 def make_step(plan, examples):
     """A function that makes one optimizer step, and the model."""
-    method, model = METHODS[plan.method], build(plan)
+    method, model = METHODS[plan.method], build_model(plan)
     model.train()
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-4)
     inputs = collate(examples, range(len(examples)), 0)
@@ -82,7 +72,7 @@ def main():
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
-    model = options.model
+    model = ModelSource(options.model)
     dtype = "bfloat16" if options.device == "cuda" else "float32"
 
     def plan(method, **folders):
@@ -90,8 +80,8 @@ def main():
         return TrainingPlan(method, model, adapter, LossOptions(), 1, 1, 1, 1e-4, 0, device=options.device, dtype=dtype)
 
     with tempfile.TemporaryDirectory() as folder:
-        build(plan("negative")).save_pretrained(f"{folder}/negative")
-        nat = build(plan("nat", negative=f"{folder}/negative"))
+        build_model(plan("negative")).save_pretrained(f"{folder}/negative")
+        nat = build_model(plan("nat", negative=f"{folder}/negative"))
         nat.save_pretrained(f"{folder}/nat")
         plain = batch_of(options.sequences, options.tokens, nat.get_input_embeddings().weight.shape[0])
         del nat

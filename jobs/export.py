@@ -30,6 +30,7 @@ from jobs.driver.command import JobConfig
 
 Target = Literal["sft-completion", "sft-chat", "orpo", "orpo-chat"]
 MESSAGES: Final = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+UNFINISHED: Final = "_unfinished"  # folder of an export at work
 COLUMNS: Final = ("id", "status", "question", "answer", "steps", "refined_steps", "joiner", "source")
 
 
@@ -55,34 +56,36 @@ def main() -> None:
 
 
 def run(config: ExportConfig) -> int:
-    """Write the export atomically, and print how many rows were left out."""
+    """Write the files under a hidden name, move them to their place, and print how many rows were left out."""
     source, output = open_run_folder(config.run), open_storage(config.output)
     record = manifest.load(source)
     if record is None:
         raise UserError(f"no run in {config.run}: refine a corpus with --output {config.run} first")
     if record.status != "finished":
         raise UserError(f"the run in {config.run} is not finished: repeat its command: {record.sessions[-1].command}")
-    if output.exists() and output.files(recursive=True):
+    if any(f"/{UNFINISHED}/" not in file.path for file in output.files(recursive=True)):
         raise UserError(f"--output {config.output} is not empty: choose another folder")
 
     is_chat = record.config["format"] == "chat"
     messages_column = {**FORMATS["chat"].columns, **record.config["columns"]}["messages"] if is_chat else None
     left_out = {"quarantined": 0, "unchanged": 0}
-    temporary = output.parent / f".{output.name}.tmp"
+    is_new = not output.exists()
+    unfinished = output / UNFINISHED
     try:
-        temporary.delete_folder()
-        temporary.make_folder()
+        unfinished.delete_folder()
+        unfinished.make_folder()
         rows = _rows(RecordStore(source.rows), config.to, messages_column, left_out)
-        number = _write(rows, VIEWS[config.to].schema, temporary, config)
+        number = _write(rows, VIEWS[config.to].schema, unfinished, config)
         if number == 0:
             raise UserError(f"no row of {config.run} can be exported as {config.to}: {_left(left_out)}")
-        if output.exists():
-            output.delete_folder()
-        output.filesystem.move(temporary.path, output.path)
+        for file in unfinished.files():  # object stores move files, but not folders
+            output.filesystem.move(file.path, (output / file.base_name).path)
     except OSError as error:
         raise UserError(f"cannot write --output {config.output}: {error}") from None
     finally:
-        temporary.delete_folder()
+        unfinished.delete_folder()
+        if is_new and not output.files():
+            output.delete_folder()
     print(f"wrote {number:,} rows to {config.output}; {_left(left_out)}")
     return 0
 

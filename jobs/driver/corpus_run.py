@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from actors.errors import UserError
@@ -187,7 +187,7 @@ def stream_through_workers(
         )
         with cluster.worker_errors():
             batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-            return sum(pa.compute.sum(batch["num_rows"]).as_py() for batch in batches)
+            return sum(pc.sum(batch["num_rows"]).as_py() for batch in batches)
 
     return stream
 

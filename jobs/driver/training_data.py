@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset
 
 from actors.models.source import ModelSource
@@ -120,5 +121,5 @@ def _count(output: RunFolder) -> ExampleCounts:
     for batch in pa.dataset.dataset(files, filesystem=output.root.filesystem).to_batches(columns=columns):
         rows.update(batch["part"].to_pylist())
         unused.update(batch["unused"].drop_null().to_pylist())
-        tokens += pa.compute.sum(batch["num_tokens"].filter(pa.compute.equal(batch["part"], "train"))).as_py() or 0
+        tokens += pc.sum(batch["num_tokens"].filter(pc.equal(batch["part"], "train"))).as_py() or 0
     return ExampleCounts(rows["train"], rows["validation"], tokens, dict(unused.most_common()))

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import pyarrow as pa
+import pyarrow.compute as pc
 
 from actors.runs.folder import RunFolder
 from actors.runs.records import RecordStore
@@ -84,7 +84,7 @@ def _survey(store: RecordStore) -> _Survey:
     survey = _Survey()
     for batch in store.batches(COLUMNS):
         count_reasons(survey.quarantined, batch, "quarantined")
-        for row in batch.filter(pa.compute.not_equal(batch["status"], "quarantined")).to_pylist():
+        for row in batch.filter(pc.not_equal(batch["status"], "quarantined")).to_pylist():
             _count(survey, row)
     return survey
 

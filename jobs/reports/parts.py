@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from actors.runs.records import RecordStore
 
@@ -49,7 +50,7 @@ def reason_name(reason: str) -> str:
 
 def count_reasons(counts: Counter[str], batch: pa.RecordBatch, status: str) -> None:
     """Count the reasons of the records with a status."""
-    reasons = batch["reason"].filter(pa.compute.equal(batch["status"], status)).drop_null()
+    reasons = batch["reason"].filter(pc.equal(batch["status"], status)).drop_null()
     counts.update(map(reason_name, reasons.to_pylist()))
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from actors.runs.folder import RunFolder
 from actors.runs.record_kinds import REFINEMENT
@@ -66,7 +67,7 @@ def _survey(store: RecordStore) -> _Survey:
         for offset, status in enumerate(batch["status"].to_pylist()):
             if status == "refined":
                 survey.examples.offer(number + offset)
-        removed = pa.compute.list_value_length(batch["edits"]).fill_null(0).to_numpy(zero_copy_only=False)
+        removed = pc.list_value_length(batch["edits"]).fill_null(0).to_numpy(zero_copy_only=False)
         original, refined = (_floats(batch[name]) for name in ("ppl_original", "ppl_refined"))
         scored = ~np.isnan(original)
         survey.removed.update(removed[scored].tolist())

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 
 from actors.runs.folder import RunFolder
 from actors.runs.records import RecordStore, Totals
@@ -63,7 +63,7 @@ def _survey(store: RecordStore) -> _Survey:
         survey.endings.update(samples.field("finish_reason").to_pylist())
         count_lengths(survey.lengths, np.maximum(samples.field("num_tokens").to_numpy(zero_copy_only=False), 1))
         logprobs = samples.field("mean_logprob").drop_null()
-        survey.logprob_sum += pa.compute.sum(logprobs).as_py() or 0.0
+        survey.logprob_sum += pc.sum(logprobs).as_py() or 0.0
         survey.num_logprobs += len(logprobs)
     return survey
 

@@ -32,6 +32,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -187,7 +188,7 @@ def train(model, method, rows, folder, adapter, num_steps, seed, learning_rate):
     table = MakeExamples(METHODS[method].view, ModelSource(model), STYLE, 200, False, seed)(
         pa.Table.from_pylist(rows, schema=LESSON_SCHEMA)
     )
-    examples = table.filter(pa.compute.equal(table["part"], "train")).sort_by("place")
+    examples = table.filter(pc.equal(table["part"], "train")).sort_by("place")
     plan = TrainingPlan(
         method=method, model=ModelSource(model), adapter=adapter, options=LossOptions(), num_steps=num_steps,
         batch_size=32, micro_batch=32, learning_rate=learning_rate, warmup_steps=10,

@@ -51,6 +51,20 @@ def test_datasets_loads_what_is_exported(run, tmp_path, to, file_format):
     assert (tmp_path / "out" / f"part-00000.{file_format}").exists()
 
 
+def test_the_report_is_written_again_by_a_process_of_its_own(run):
+    before = (run / "report.json").read_bytes()
+    (run / "report.json").unlink()
+    assert command("jobs.report", run).returncode == 0
+    assert (run / "report.json").read_bytes() == before
+
+
+def test_an_interrupted_export_is_done_again(run, tmp_path):
+    (tmp_path / "out" / "_unfinished").mkdir(parents=True)
+    (tmp_path / "out" / "_unfinished" / "part-00000.parquet").write_bytes(b"half")
+    assert command("jobs.export", run, "--output", tmp_path / "out").returncode == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["part-00000.parquet"]
+
+
 CHAT_TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
 
 

@@ -7,6 +7,7 @@ import pytest
 from actors.errors import UserError
 from tests.fixtures.runs import (
     EXAMPLES,
+    command,
     grade_samples,
     reasons,
     records,
@@ -61,6 +62,16 @@ def test_a_finished_run_only_prints_its_summary(sampled, graded, capsys):
     printed = capsys.readouterr().out
     assert "is already finished" in printed
     assert "177 of 60 problems" in printed
+
+
+@pytest.mark.parametrize("name", ["run", "graded"])
+def test_the_report_is_written_again_by_a_process_of_its_own(sampled, graded, name):
+    folder = sampled.parent / name
+    before = (folder / "report.json").read_bytes()
+    (folder / "report.json").unlink()
+    done = command("jobs.report", folder)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "report.json").read_bytes() == before
 
 
 def test_a_run_that_is_not_finished_is_not_graded(tmp_path):

@@ -5,6 +5,7 @@ import inspect
 import pickle
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from actors import errors
@@ -21,7 +22,7 @@ class Doubler:
         self.factor = factor
 
     async def __call__(self, table):
-        return pa.table({"x": pa.compute.multiply(table["x"], self.factor)})
+        return pa.table({"x": pc.multiply(table["x"], self.factor)})
 
 
 def call(worker):

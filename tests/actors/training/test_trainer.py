@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -51,7 +52,7 @@ def examples_of(lessons, byte_model, method, part="train"):
         METHODS[method].view, ModelSource(byte_model), PromptStyle("Q: {question}\nA: "), 4000, False, 0
     )
     table = make(lessons)
-    return table.filter(pa.compute.equal(table["part"], part)).sort_by("place")
+    return table.filter(pc.equal(table["part"], part)).sort_by("place")
 
 
 def plan_of(method, byte_model, adapter, options=None, **settings):

@@ -2,9 +2,14 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
+from datasets import load_dataset
 
-from tests.fixtures.runs import command, records, refine_with_table, write_problems
+from tests.fixtures.runs import command, records, refine_with_table, write_lines, write_problems
+from tests.fixtures.verbs import call
+
+TARGETS = ("sft-completion", "sft-chat", "orpo", "orpo-chat")
 
 
 @pytest.fixture(scope="module")
@@ -18,37 +23,65 @@ def run(tmp_path_factory, ray_session):
     return folder / "run"
 
 
-@pytest.mark.parametrize("file_format", ["parquet", "jsonl"])
-@pytest.mark.parametrize("to", ["sft-completion", "sft-chat", "orpo", "orpo-chat"])
-def test_datasets_loads_what_is_exported(run, tmp_path, to, file_format):
-    from datasets import load_dataset
-
-    done = command("jobs.export", run, "--to", to, "--output", tmp_path / "out", "--file-format", file_format,
-                   "--rows-per-file", 16)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def load(folder, file_format="parquet"):
+    """Exported files, as datasets reads them."""
     kind = "json" if file_format == "jsonl" else "parquet"
-    loaded = load_dataset(kind, data_files=str(tmp_path / "out" / "*"), cache_dir=str(tmp_path / "cache"))["train"]
-    found = records(run)
-    leaving = {"refined"} if to.startswith("orpo") else {"refined", "unchanged"}
-    expected = {row_id: row for row_id, row in found.items() if row["status"] in leaving}
-    assert {row["id"] for row in loaded} == set(expected)
-    assert f"wrote {len(expected)} rows" in done.stdout
-    assert "2 quarantined" in done.stdout
-    for row in loaded:
-        record = expected[row["id"]]
-        refined, original = "\n".join(record["refined_steps"]), "\n".join(record["steps"])
-        user = [{"role": "user", "content": record["question"]}]
-        if to == "sft-completion":
-            assert (row["prompt"], row["completion"]) == (record["question"] + "\n", refined)
-        elif to == "sft-chat":
-            assert row["messages"] == [*user, {"role": "assistant", "content": refined}]
-        elif to == "orpo":
-            assert (row["prompt"], row["chosen"], row["rejected"]) == (record["question"] + "\n", refined, original)
-        else:
-            assert row["prompt"] == user
-            assert row["chosen"] == [{"role": "assistant", "content": refined}]
-            assert row["rejected"] == [{"role": "assistant", "content": original}]
-    assert (tmp_path / "out" / f"part-00000.{file_format}").exists()
+    return load_dataset(kind, data_files=str(folder / "*"), cache_dir=f"{folder}-cache")["train"]
+
+
+def exported_records(run, to):
+    """The records of a run that an export contains, by id."""
+    statuses = {"refined"} if to.startswith("orpo") else {"refined", "unchanged"}
+    return {row_id: record for row_id, record in records(run).items() if record["status"] in statuses}
+
+
+def expected_row(record, to):
+    """A record as a trainer reads it."""
+    question, refined, original = record["question"], "\n".join(record["refined_steps"]), "\n".join(record["steps"])
+    user, chosen, rejected = (
+        {"role": role, "content": content}
+        for role, content in (("user", question), ("assistant", refined), ("assistant", original))
+    )
+    return {"id": record["id"]} | {
+        "sft-completion": {"prompt": question + "\n", "completion": refined},
+        "sft-chat": {"messages": [user, chosen]},
+        "orpo": {"prompt": question + "\n", "chosen": refined, "rejected": original},
+        "orpo-chat": {"prompt": [user], "chosen": [chosen], "rejected": [rejected]},
+    }[to]
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "jsonl"])
+@pytest.mark.parametrize("to", TARGETS)
+def test_datasets_loads_what_is_exported(run, tmp_path, to, file_format):
+    output = tmp_path / "out"
+    assert call("export", run, "--to", to, "--output", output, "--file-format", file_format) == 0
+    expected = {row_id: expected_row(record, to) for row_id, record in exported_records(run, to).items()}
+    assert {row["id"]: row for row in load(output, file_format)} == expected
+
+
+def test_an_export_counts_what_it_wrote_and_what_it_left_out(run, tmp_path, capsys):
+    assert call("export", run, "--to", "orpo", "--output", tmp_path / "out") == 0
+    num_unchanged = sum(record["status"] == "unchanged" for record in records(run).values())
+    assert capsys.readouterr().out == (
+        f"wrote {len(exported_records(run, 'orpo'))} rows to {tmp_path / 'out'}; "
+        f"left out: 2 quarantined, {num_unchanged} unchanged\n"
+    )
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "jsonl"])
+def test_a_file_has_no_more_rows_than_asked_for(run, tmp_path, file_format):
+    flags = ["--to", "sft-chat", "--file-format", file_format, "--rows-per-file", 16]
+    assert call("export", run, "--output", tmp_path / "out", *flags) == 0
+    assert {path.name: num_rows(path) for path in (tmp_path / "out").iterdir()} == {
+        f"part-00000.{file_format}": 16,
+        f"part-00001.{file_format}": 16,
+        f"part-00002.{file_format}": 8,
+    }
+
+
+def num_rows(path):
+    """The number of rows in a file."""
+    return pq.read_metadata(path).num_rows if path.suffix == ".parquet" else len(path.read_text().splitlines())
 
 
 def test_the_report_is_written_again_by_a_process_of_its_own(run):
@@ -69,13 +102,11 @@ CHAT_TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% en
 
 
 @pytest.mark.filterwarnings("default")  # trainers warn about much that is theirs
-@pytest.mark.parametrize("to", ["sft-completion", "sft-chat", "orpo", "orpo-chat"])
+@pytest.mark.parametrize("to", TARGETS)
 def test_trl_trains_two_steps_on_what_is_exported(run, tmp_path, byte_model, to):
-    from datasets import load_dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    assert command("jobs.export", run, "--to", to, "--output", tmp_path / "out").returncode == 0
-    loaded = load_dataset("parquet", data_files=str(tmp_path / "out" / "*"), cache_dir=str(tmp_path / "cache"))["train"]
+    assert call("export", run, "--to", to, "--output", tmp_path / "out") == 0
     tokenizer = AutoTokenizer.from_pretrained(byte_model)
     tokenizer.pad_token, tokenizer.chat_template = tokenizer.eos_token, CHAT_TEMPLATE
     if to.startswith("orpo"):
@@ -89,7 +120,7 @@ def test_trl_trains_two_steps_on_what_is_exported(run, tmp_path, byte_model, to)
     trainer = Trainer(
         model=AutoModelForCausalLM.from_pretrained(byte_model),
         args=config,
-        train_dataset=loaded,
+        train_dataset=load(tmp_path / "out"),
         processing_class=tokenizer,
     )
     outcome = trainer.train()
@@ -98,8 +129,6 @@ def test_trl_trains_two_steps_on_what_is_exported(run, tmp_path, byte_model, to)
 
 
 def test_chats_get_their_turns_and_think_tags_back(tmp_path, ray_session):
-    import pyarrow.parquet as pq
-
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How many?"}]
     thoughts = ["There is 1.", "Now we go on.", "There are 2."]
     replies = [
@@ -107,10 +136,9 @@ def test_chats_get_their_turns_and_think_tags_back(tmp_path, ray_session):
         {"role": "assistant", "content": "It is 2.", "reasoning_content": "\n\n".join(thoughts)},
         {"role": "assistant", "content": "\n\n".join(thoughts)},
     ]
-    source = tmp_path / "c.jsonl"
-    source.write_text("\n".join(json.dumps({"messages": [*turns, reply]}) for reply in replies))
+    source = write_lines(tmp_path / "c.jsonl", [{"messages": [*turns, reply]} for reply in replies])
     assert refine_with_table(input=str(source), output=str(tmp_path / "run"), format="chat", t1=3.0, t2=3.0) == 0
-    assert command("jobs.export", tmp_path / "run", "--output", tmp_path / "out").returncode == 0
+    assert call("export", tmp_path / "run", "--output", tmp_path / "out") == 0
     found = records(tmp_path / "run")
     for row in pq.read_table(tmp_path / "out").to_pylist():
         refined = "\n\n".join(found[row["id"]]["refined_steps"])
@@ -119,35 +147,52 @@ def test_chats_get_their_turns_and_think_tags_back(tmp_path, ray_session):
         assert row["messages"] == [*turns, {"role": "assistant", "content": whole}]
 
 
-def test_what_cannot_be_exported_is_refused(run, tmp_path):
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("nowhere --output out", "no run in nowhere"),
+        ("RUN --output full", "is not empty"),
+        ("RUN --output /proc/no/such", "cannot write --output"),
+        ("RUN --output out --to dpo", "dpo"),
+        ("unfinished --output out", "is not finished: repeat its command"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_in_one_line_and_nothing_changes(
+    run, tmp_path, monkeypatch, capsys, line, complaint
+):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("precious")
-    for args, complaint in [
-        ([tmp_path / "nowhere", "--output", tmp_path / "out"], "no run in"),
-        ([run, "--output", tmp_path / "full"], "is not empty"),
-        ([run, "--output", "/proc/no/such"], "cannot write --output"),
-        ([run, "--output", tmp_path / "out", "--to", "dpo"], "dpo"),
-    ]:
-        done = command("jobs.export", *args)
-        assert done.returncode == 2, complaint
-        assert complaint in done.stderr
-        assert len(done.stderr.splitlines()) == 1
-    unfinished = tmp_path / "unfinished"
-    unfinished.mkdir()
     manifest = json.loads((run / "manifest.json").read_text()) | {"status": "running"}
-    (unfinished / "manifest.json").write_text(json.dumps(manifest))
-    done = command("jobs.export", unfinished, "--output", tmp_path / "out")
-    assert done.returncode == 2
-    assert "is not finished: repeat its command" in done.stderr
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "manifest.json").write_text(json.dumps(manifest))
+    assert call("export", *(str(run) if part == "RUN" else part for part in line.split())) == 2
+    [error] = capsys.readouterr().err.splitlines()
+    assert error.startswith("export: error: ")
+    assert complaint in error
     assert (tmp_path / "full" / "x").read_text() == "precious"
+    assert not (tmp_path / "out").exists()
 
 
-def test_make_corpus_is_seeded(tmp_path):
-    for name in ("a.jsonl", "b.jsonl", "c.parquet"):
-        assert command("jobs.make_corpus", "--rows", 30, "--seed", 5, "--output", tmp_path / name).returncode == 0
-    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
-    import pyarrow.parquet as pq
+def make_corpus(output, seed=5):
+    return call("make_corpus", "--rows", 30, "--seed", seed, "--output", output)
 
-    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+
+def test_the_same_seed_makes_the_same_corpus(tmp_path):
+    assert [make_corpus(tmp_path / f"{n}.jsonl", seed) for n, seed in enumerate((5, 5, 6))] == [0, 0, 0]
+    one, same, other = ((tmp_path / f"{n}.jsonl").read_bytes() for n in range(3))
+    assert one == same != other
+
+
+def test_a_made_corpus_has_the_same_rows_in_both_formats(tmp_path):
+    assert make_corpus(tmp_path / "c.jsonl") == make_corpus(tmp_path / "c.parquet") == 0
+    lines = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
+    assert len(lines) == 30
     assert pq.read_table(tmp_path / "c.parquet").to_pylist() == lines
-    assert command("jobs.make_corpus", "--rows", 3, "--output", tmp_path / "x.csv").returncode == 2
+
+
+def test_a_corpus_of_another_format_is_not_made(tmp_path, capsys):
+    assert make_corpus(tmp_path / "c.csv") == 2
+    assert capsys.readouterr().err == (
+        f"make_corpus: error: --output {tmp_path / 'c.csv'} must end in .jsonl or .parquet\n"
+    )

@@ -172,12 +172,20 @@ def test_flags_of_a_release_are_compared_with_the_grades(tmp_path):
 def test_real_corpora_agree_with_the_string_rule_and_with_their_flags(tmp_path, shared_data):
     tdg = shared_data / "math_teacher" / "gpt-3.5-turbo.parquet"
     assert grade_samples(input=str(tdg), format="tdg", limit=40, output=str(tmp_path / "tdg")) == 0
+    found = records(tmp_path / "tdg").values()
+    assert len(found) == 320
+    assert not any(record["question"].startswith("Problem:") for record in found)
+    assert not any(record["rationale"].startswith("Solution:") for record in found)
     facts = report(tmp_path / "tdg")
+    assert set(facts["by_level"]) <= {f"Level {number}" for number in range(1, 6)}
     assert facts["string_rule"]["only_strings"] == 0
     assert facts["samples"]["right"] > facts["string_rule"]["right"] > 80
 
     solutions = shared_data / "gsm8k" / "model_solutions.jsonl"
     assert grade_samples(input=str(solutions), format="gsm8k-solutions", limit=60, output=str(tmp_path / "gsm8k")) == 0
-    given = report(tmp_path / "gsm8k")["given"]
+    facts = report(tmp_path / "gsm8k")
+    given = facts["given"]
     assert (given["flags"], given["contrary"]) == (240, 0)
-    assert given["agreement"] > 0.99
+    assert given["agreeing"] + given["unknown"] == 240
+    assert given["agreement"] == given["agreeing"] / 240 > 0.99
+    assert len(facts["by_origin"]) == 4

@@ -1,20 +1,29 @@
 """From questions to samples on Ray: every question gets one record, with all its samples or the reason why not."""
 
+import asyncio
+import functools
 import json
+import multiprocessing
 import shlex
 
+import pyarrow as pa
 import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from actors.errors import UserError
-from algorithms.prompts import INSTRUCTION
-from algorithms.sampling import sample_seed
+from actors.runs.corpus import PROBLEM_SCHEMA
+from actors.runs.folder import open_run_folder
+from actors.runs.session import begin_session
+from actors.sampler import Sampler
+from algorithms.prompts import INSTRUCTION, PromptStyle
+from algorithms.sampling import SamplingParams, sample_seed
 from jobs import sample
 from jobs.driver.command import parse
 from jobs.driver.prompts import prompt_style
+from tests.fixtures.rows import problem_row
 from tests.fixtures.runs import reasons, records, report, sample_with_table, write_lines, write_questions
-from tests.fixtures.table_engine import KILLS_ENGINE, POISON, REFUSED, answer
+from tests.fixtures.table_engine import KILLS_ENGINE, POISON, REFUSED, TableEngine, answer
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 TEMPLATE = "Q: {question}\nA:"
@@ -65,11 +74,55 @@ def test_the_report_has_totals_and_examples(sampled):
     assert (sampled / "report.html").read_text().count("<article>") == 6
 
 
-def test_a_question_that_kills_the_engine_is_isolated(tmp_path):
-    questions = write_questions(tmp_path / "q.jsonl", 20, {4: KILLS_ENGINE})
-    assert sample_with_table(input=str(questions), output=str(tmp_path / "run")) == 0
-    assert reasons(tmp_path / "run") == {"q.jsonl:4": "kills_the_process"}
-    assert report(tmp_path / "run")["rows"]["sampled"] == 19
+def test_a_finished_run_only_prints_its_summary(sampled, capsys):
+    assert sample_with_table(input=str(sampled.parent / "q.jsonl"), output=str(sampled), seed=5) == 0
+    printed = capsys.readouterr().out
+    assert "is already finished" in printed
+    assert "57 sampled, 3 quarantined" in printed
+
+
+@pytest.fixture(scope="module")
+def poisoned(ray_session, tmp_path_factory):
+    """A run over 20 questions, one of which kills the engine each time; `log` beside it has a file for each process."""
+    folder = tmp_path_factory.mktemp("poisoned")
+    (folder / "log").mkdir()
+    questions = write_questions(folder / "q.jsonl", 20, {4: KILLS_ENGINE})
+    config = sample.SampleConfig(input=str(questions), output=str(folder / "run"), num_samples=3)
+    assert sample.run(config, functools.partial(TableEngine, log=str(folder / "log"))) == 0
+    return folder / "run"
+
+
+def test_a_question_that_kills_the_engine_is_quarantined_alone(poisoned):
+    assert reasons(poisoned) == {"q.jsonl:4": "kills_the_process"}
+
+
+def test_the_questions_beside_one_that_kills_the_engine_are_all_sampled(poisoned):
+    found = records(poisoned)
+    assert {row_id for row_id, record in found.items() if record["status"] == "sampled"} == {
+        f"q.jsonl:{number}" for number in range(20) if number != 4
+    }
+    assert report(poisoned)["samples"] == 19 * 3
+
+
+def test_ray_starts_another_process_after_each_death_of_the_engine(poisoned):
+    # The first process dies with all questions in flight. Only a death alone convicts, so a second one dies as well.
+    assert len(list((poisoned.parent / "log").iterdir())) >= 3
+
+
+def sample_with_a_dying_engine(folder):
+    """What a worker does, in a process of its own: the first question is answered, the second kills the engine."""
+    run = open_run_folder(str(folder))
+    begin_session(run, "s")
+    sampler = Sampler(TableEngine, PromptStyle(TEMPLATE), SamplingParams(), 3, run, "s")
+    rows = [problem_row(1, "1", []), problem_row(2, "1", [], question=KILLS_ENGINE)]
+    asyncio.run(sampler(pa.Table.from_pylist(rows, schema=PROBLEM_SCHEMA)))
+
+
+def test_the_death_of_the_engine_ends_the_process_of_its_worker_with_status_70(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=sample_with_a_dying_engine, args=(tmp_path,))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 70
 
 
 @pytest.mark.parametrize(
@@ -99,7 +152,10 @@ def test_flags_that_do_not_fit_are_refused_in_one_line(flags, complaint):
         ({"template": "no place for it"}, "has no {question} in it"),
         ({"few_shot": "/nowhere"}, "--few-shot /nowhere must hold JSON lines"),
         ({"model": "byte"}, "has no chat template"),
-        ({"model": "byte", "template": TEMPLATE, "adapter": "/nowhere"}, "adapter folder '/nowhere' does not exist"),
+        (
+            {"model": "byte", "template": TEMPLATE, "adapter": "/nowhere"},
+            "--adapter: adapter folder '/nowhere' does not exist",
+        ),
         ({"model": "byte", "template": TEMPLATE, "adapter": "other"}, "does not fit model"),
     ],
 )

@@ -290,7 +290,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(ray_session,
     short = {"batch_size": 1, "micro_batch": 1, "max_steps": 8, "save_every": 1}
     assert run("sft", str(file), str(tmp_path / "model"), output, **short) == 1
     errors = capsys.readouterr().err
-    assert "rows.jsonl:2" in errors
+    assert "the loss or its gradient is not finite on a micro-batch of rows.jsonl:2; " in errors
     saved = re.search(r"the last checkpoint is (\S+)", errors)
     if saved:  # none, if the first step was the one
         assert all(each.isfinite().all() for each in load_file(f"{saved[1]}/adapter_model.safetensors").values())

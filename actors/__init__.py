@@ -1,4 +1,4 @@
-"""What runs in Ray workers. This folder holds the workers themselves; each room holds what they are made of.
+"""What runs in Ray workers. This folder holds the workers; its subfolders hold their parts.
 
     refiner    the worker of `jobs.refine`: drives many refinements at once and keeps one scorer busy
     sampler    the worker of `jobs.sample`: asks an engine for the samples of many questions at once

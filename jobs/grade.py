@@ -10,6 +10,7 @@ solution, and when two answers are equal.
 import math
 from typing import Annotated, Final
 
+import tyro
 from pydantic import Field, field_validator
 
 from actors.grader import Grader
@@ -32,6 +33,8 @@ class GradeConfig(CorpusConfig):
     """Fractions of the problems in train, validation and held_out."""
     seed: int = 0
     """Seed of the splits. A problem's split depends only on this and on the text of its question."""
+    gpus_per_actor: Annotated[float, tyro.conf.Suppress] = 0.0
+    """Not a flag here: grading uses no GPU."""
 
     @field_validator("splits")
     @classmethod
@@ -44,7 +47,7 @@ class GradeConfig(CorpusConfig):
     @classmethod
     def _check_gpus(cls, value: float) -> float:
         if value:
-            raise ValueError("grading uses no GPU: leave the flag out")
+            raise ValueError("grading uses no GPU: leave the key out")
         return value
 
 

@@ -1,4 +1,4 @@
-"""What draws samples. Jobs drive an engine through the Sampler, Serve through its Student.
+"""What draws samples. The Sampler drives an engine.
 
     protocol      a request with its own sampling parameters; `sample` and `stream`
     build         the table of engines: from options to a checked, picklable factory
@@ -8,5 +8,6 @@
     vllm          vLLM's AsyncLLM, with LoRA and tensor parallelism
     openai        any OpenAI-compatible endpoint
 
-To add an engine: a module with the engine, and an entry in `build.ENGINES`.
+To add an engine: a module with the engine, and an entry in `build.ENGINES`. Options of its own go into
+`build.EngineOptions` and become flags of `jobs.sample`.
 """

@@ -8,9 +8,9 @@
     session       which execution of a command may write
     records       the output: terminal records, committed as whole Parquet files
     record_kinds  the columns of each job's records, and which numbers add up
-    ledger        one record for each row, committed every 45 seconds or 1,000 rows, whatever dies
+    ledger        one record for each row, committed at 1,000 rows or after 45 seconds at most, whatever dies
     journal       which rows were in flight when a process died
     metrics       what training logs
 
-A new kind of record: an entry in `record_kinds`.
+A new kind of record, or a new column: `record_kinds`.
 """

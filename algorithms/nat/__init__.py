@@ -5,7 +5,7 @@ wrong answers is frozen. A second LoRA trains on right answers. In each layer, a
 the first LoRA.
 
     config   NatConfig, the saved settings
-    layer    the equations of one layer; the trainable layer and the frozen teacher layer
+    layer    one layer: the equations, the gate (Integrate Unit), the trainable layer, the frozen teacher layer
     model    NatModel; the modes mix, neg, pos and off
     loading  strict loading of adapter folders: a negative LoRA into NAT, a saved NAT into a plain model
 

@@ -7,7 +7,7 @@
     train       loss curves, and the data that was not used (train.html.j2)
     model_card  README.md of an adapter
     parts       what the reports share
-    plots       small SVG plots in one style
+    plots       the style of the SVG plots that each report draws
 
 The report of a verb is the module with the verb's name and a template beside it, which extends page.html.j2.
 """

@@ -1,5 +1,12 @@
 """Measurements, each one command that writes its numbers to `results/`.
 
-python -m tests.benchmarks.refine_cost   forest scoring against the plain loop and padded batches
-python -m tests.benchmarks.refine_scale  rows per second, driver memory, speed-up with actors (no model)
+    python -m tests.benchmarks.refine_cost       forest scoring against the plain loop and padded batches
+    python -m tests.benchmarks.refine_scale      rows per second, driver memory, speed-up with actors (no model)
+    python -m tests.benchmarks.refined_sft       students of refined, original and randomly shortened solutions
+    python -m tests.benchmarks.sample_engines    tokens per second of transformers and vLLM
+    python -m tests.benchmarks.grade_corpora     grades of the shared corpora beside the string rule's, time, memory
+    python -m tests.benchmarks.train_steps       seconds per step of NAT and NCE beside a plain LoRA
+    python -m tests.benchmarks.negative_methods  accuracy of every training method on one generated task
+
+`measured` holds what they share. The corpora are in ../shared/data, or in the folder that SLUICE_SHARED_DATA names.
 """

@@ -1,8 +1,9 @@
-"""Grades the shared corpora whole and writes the table of grades beside the plain string rule's.
+"""Grades the whole shared corpora. The results compare the grades with those of the plain string rule.
 
     python -m tests.benchmarks.grade_corpora
 
-Also the time, the memory of the whole process family, and what two planted answers cost that never end.
+Also measures the time, the memory of the processes that grade, and the cost of two planted answers: one never ends,
+one is huge.
 """
 
 import json
@@ -24,11 +25,12 @@ CORPORA = {
     "gpt-4": ("math_teacher/gpt-4.parquet", "tdg"),
     "gsm8k model solutions": ("gsm8k/model_solutions.jsonl", "gsm8k-solutions"),
 }
+NAMES = ("RowWorker", "forkserver", "jobs.grade")  # of the processes that grade: actor, pool, driver
 PLANTED = [r"\boxed{9^{9^{9^{9}}}}", rf"\boxed{{{'x+' * 50_000}1}}"]
 
 
 def measure(path, corpus_format, output):
-    """Grade a corpus as a user does; seconds, memory and the facts of its report."""
+    """Grade a corpus as a user does. Returns seconds, memory and the facts of its report."""
     args = [sys.executable, "-m", "jobs.grade", "--input", path, "--format", corpus_format, "--output", output]
     started = time.perf_counter()
     job = subprocess.Popen(list(map(str, args)), cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -41,7 +43,7 @@ def measure(path, corpus_format, output):
     quarter = len(samples) // 4
     return {
         "seconds": round(time.perf_counter() - started, 1),
-        # Median of the second and of the last quarter: the first one starts up.
+        # Medians of the second and of the last quarter. The first quarter is start-up.
         "memory_mb_early": round(statistics.median(samples[quarter : 2 * quarter] or [0])),
         "memory_mb_late": round(statistics.median(samples[3 * quarter :])),
         "memory_mb_peak": round(max(samples)),
@@ -56,7 +58,7 @@ def watch(job, samples):
         total = 0
         for process in [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]:
             try:
-                if any("Grader" in part or "forkserver" in part or "jobs.grade" in part for part in process.cmdline()):
+                if any(name in part for part in process.cmdline() for name in NAMES):
                     total += process.memory_full_info().uss
             except psutil.Error:
                 continue

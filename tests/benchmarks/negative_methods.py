@@ -1,22 +1,22 @@
-"""Every method of training on one task made here, with a small model trained from scratch: accuracy, with intervals.
+"""The accuracy of every training method on one generated task, with small models trained from scratch.
 
     python -m tests.benchmarks.negative_methods --folder runs/negative_methods
 
-Two three-layer Llamas learn to compute chains of two additions, subtractions or products step by step, from scratch and
-neither to the end. The student reads them in their order, the teacher backwards, and backwards they are asked: the
-student can compute, but does not know the task. The teacher answers questions eight times each, its answers are graded,
-and every method trains an adapter of the student from them, with the same steps, batch and learning rate. Greedy
-answers to held-out questions decide. Seeds differ in everything.
+Two three-layer Llamas learn from scratch, but not to perfection, to compute chains of two additions, subtractions or
+products step by step. The student learns questions that list the operations in order, the teacher questions that list
+them backwards. The task is the backward questions: the student can compute, but does not know the task. The teacher
+answers each question eight times, and its answers are graded. From them every method trains an adapter of the student,
+with the same steps, batch size and learning rate. The score is the accuracy of greedy answers to held-out questions.
+The seeds share nothing.
 
 The controls: `nat-zero`, NAT's layers with a negative side of zero; `nat-double`, two LoRAs on right answers; `sft
-r=64`, a plain LoRA with about the trained parameters of NAT. Self-enhancement adds right answers that NAT itself
-samples to the data of `nce`, and right answers that `sft` samples to that of `sft+self`.
+r=64`, a plain LoRA with about as many trained parameters as NAT. Self-enhancement: `nce+self` trains on right answers
+that NAT samples as well, and `sft+self` on right answers that `sft` samples.
 
-What might hide an effect of LoRA_neg varies as well: other learning rates, three times the questions, and `nat, B_n =
-0` takes the negative side away from a trained NAT to see what it does there.
+Other runs vary what might hide an effect of LoRA_neg: the learning rate, and three times as many questions. `nat, B_n
+= 0` is a trained NAT without its negative side.
 
-Models and adapters stay in the folder, and the same command goes on where it was stopped; a folder takes one set of
-settings.
+Models and adapters stay in the folder. Repeat the command to resume. Each set of settings needs a folder of its own.
 """
 
 import argparse
@@ -57,14 +57,14 @@ T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, by number of se
 
 
 def forwards(chooser):
-    """A problem as the student knows them: question, solution and answer."""
+    """A problem as the student learns it: question, solution and answer."""
     operations = chain(chooser)
     question = str(operations[0][0]) + "".join(f" then {sign}{other}" for _, sign, other, _ in operations)
     return question, *solved(operations)
 
 
 def backwards(chooser):
-    """A problem as it is asked, the last operation first."""
+    """A problem of the task: its question lists the last operation first."""
     operations = chain(chooser)
     question = "".join(f"{sign}{other} hen " for _, sign, other, _ in reversed(operations)) + str(operations[0][0])
     return question, *solved(operations)
@@ -104,7 +104,7 @@ def save_tokenizer(folder):
 
 
 def pretrain(folder, seed, num_steps, make):
-    """A model from scratch, unless it is there: full parameters, fresh problems each step."""
+    """Train all parameters of a new model on fresh problems in each step. Does nothing if the model exists."""
     if (Path(folder) / "model.safetensors").exists():
         return
     vocab = save_tokenizer(folder)
@@ -158,7 +158,7 @@ def answers(model, adapter, questions, num_samples, temperature, seed):
 
 
 def graded(model, adapter, some, seed, name):
-    """Sampled answers as lessons, each right or wrong; an answer given twice to a question counts once."""
+    """Sampled answers as lessons, right or wrong. Equal answers to a question count once."""
     rows = []
     for (question, _, gold), texts in zip(
         some, answers(model, adapter, [each[0] for each in some], 8, 1.0, seed), strict=True
@@ -184,7 +184,7 @@ def accuracy(model, adapter, some):
 
 
 def train(model, method, rows, folder, adapter, num_steps, seed, learning_rate):
-    """Train a method's adapter, unless it is there; its folder and how many parameters it trains."""
+    """Train a method's adapter unless it exists. Returns its folder and the number of trained parameters."""
     table = MakeExamples(METHODS[method].view, ModelSource(model), STYLE, 200, False, seed)(
         pa.Table.from_pylist(rows, schema=LESSON_SCHEMA)
     )
@@ -212,7 +212,7 @@ def without_negative(adapter, folder):
 
 
 def one_seed(seed, options, root):
-    """Accuracies of all methods for one seed, what the data were like, and trained parameters."""
+    """The accuracies of all methods for one seed, the number of right and wrong lessons, and trained parameters."""
     torch.set_num_threads(1)
     root.mkdir(parents=True, exist_ok=True)
     teacher, base = str(root / "teacher"), str(root / "student")
@@ -262,7 +262,7 @@ def one_seed(seed, options, root):
 
 
 def interval(values):
-    """Mean and half of its 95% interval."""
+    """The mean and half the width of its 95% interval."""
     if len(values) < 2:
         return [round(values[0], 4), None]
     return [

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.refine_cost [--rows 100] [--input FILE]
 
-All three follow `--recipe digest` in float32 and must end with the same steps. They take turns on groups of
-rows, so that a machine that slows down slows all of them.
+All three follow `--recipe digest` in float32 and must end with the same steps. They take turns on groups of rows, so
+that a slowdown of the machine affects all three.
 """
 
 import argparse

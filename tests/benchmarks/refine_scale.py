@@ -1,9 +1,9 @@
-"""How far the pipeline carries without a model: a table of numbers in place of the scorer.
+"""The throughput of the pipeline without a model: a table of numbers replaces the scorer.
 
     python -m tests.benchmarks.refine_scale [--rows 1000000]
 
-Three measurements in one run: rows per second from start-up to the last commit; how much more memory the
-driver takes for ten times the rows; rows per second of 16 sleeping actors against one.
+Three measurements in one run: rows per second from the first commit to the last; how much more memory the driver takes
+for ten times the rows; rows per second of 16 sleeping actors against one.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from actors.runs.folder import open_run_folder
 from actors.runs.records import RecordStore
 from jobs import refine
 from tests.benchmarks.measured import write_result
+from tests.fixtures.runs import ROOT
 from tests.fixtures.table_scorer import TableScorer
 
-ROOT = Path(__file__).parents[2]
 SMALL = 100_000
 SLEEPING_ROWS = {1: 600, 16: 9600}
 
@@ -31,7 +31,7 @@ def run_once(source, output, num_actors, seconds_per_pass, token_budget):
     config = refine.RefineConfig(input=str(source), output=str(output), num_actors=str(num_actors), unmerged="drop")
     refine.run(config, functools.partial(TableScorer, seconds_per_pass, token_budget))
     commits = RecordStore(open_run_folder(str(output)).rows).commits()
-    # From the first commit on: what it holds was done before the clock started.
+    # The clock starts at the first commit, so the rows in that commit do not count.
     seconds = commits[-1].committed_at - commits[0].committed_at
     rows = sum(commit.totals.num_rows for commit in commits[1:])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

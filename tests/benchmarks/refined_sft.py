@@ -1,9 +1,9 @@
-"""Does a student learn as well from refined solutions? SFT on GSM8K rows, refined and as they were, and then a test.
+"""Does a student learn as well from refined solutions? SFT on original and on refined GSM8K rows, then a test.
 
     python -m tests.benchmarks.refined_sft --folder runs/refined_sft
 
 The embedded model refines training rows, learns from them, and answers test questions greedily. `random` is the
-control: each row loses as many steps as refinement removed, never the last one, but chosen by chance. It takes nearly
+control: each row loses as many steps as refinement removed, chosen at random but never the last one. It takes nearly
 two hours on two cores. Repeat the command to resume.
 """
 
@@ -19,7 +19,7 @@ from tests.fixtures.runs import ROOT, records, report
 
 
 def job(*args):
-    """Run a verb as a person does."""
+    """Run a verb as a user does."""
     subprocess.run([sys.executable, "-m", *map(str, args)], cwd=ROOT, check=True)
 
 
@@ -39,7 +39,7 @@ def corpora(refined):
 
 
 def answers(output, questions, max_tokens, *adapter):
-    """Greedy answers to test questions: how many are right, and how long they are."""
+    """Answer test questions greedily. Returns how many answers are right, and how long they are."""
     job("jobs.sample", "--input", SHARED_DATA / "gsm8k" / "test.jsonl", "--format", "gsm8k", "--limit", questions,
         "--num-samples", 1, "--temperature", 0, "--max-tokens", max_tokens, "--output", output, *adapter)  # fmt: skip
     job("jobs.grade", "--input", output, "--output", f"{output}-graded")

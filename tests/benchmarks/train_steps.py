@@ -1,9 +1,9 @@
-"""What a step of NAT and of NCE costs beside a step of a plain LoRA on the same batch, and how many bases NCE holds.
+"""The cost of a step of NAT and of NCE beside a step of a plain LoRA on the same batch, and the memory of their bases.
 
     python -m tests.benchmarks.train_steps
 
-Forward, backward and optimizer of one micro-batch of SmolLM2-135M, the methods taking turns; the median of each.
-`--precompute` is NCE with beta, and with the likeliest tokens too, computed before.
+Measures forward, backward and optimizer of one micro-batch of SmolLM2-135M. The methods take turns; the median counts.
+NCE is measured a second time with precomputed betas, and a third time with precomputed likeliest tokens as well.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def batch_of(num_sequences, num_tokens, vocab):
 
 
 def make_step(plan, examples):
-    """A function that makes one optimizer step, and the model."""
+    """A function that makes one optimizer step and returns its seconds, and the model."""
     method, model = METHODS[plan.method], build_model(plan)
     model.train()
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-4)
@@ -55,7 +55,7 @@ def make_step(plan, examples):
 
 
 def base_megabytes(model):
-    """What the weights of a model take that are no adapter's, each storage once."""
+    """The size of a model's weights without its adapters. Shared storage counts once."""
     storages = {
         each.untyped_storage().data_ptr(): each.untyped_storage().nbytes()
         for name, each in model.named_parameters(remove_duplicate=False)

@@ -89,6 +89,7 @@ def test_every_perplexity_equals_its_own_forward(byte_model, byte_scorer, name, 
     drive(byte_scorer, CHAINS[name], Policy(t1=100, t2=100, scope=scope), check)
 
 
+@pytest.mark.slow
 def test_sixty_steps_with_bytes(byte_model, byte_scorer):
     separate = SeparateForwards(byte_model)
     rounds = []

@@ -8,8 +8,6 @@ import shlex
 
 import pyarrow as pa
 import pytest
-from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from actors.errors import UserError
 from actors.runs.corpus import PROBLEM_SCHEMA
@@ -174,6 +172,9 @@ def test_what_cannot_be_sampled_is_refused_before_anything_starts(tmp_path, byte
 
 def save_adapter_of_another_base(folder):
     """A LoRA whose base has layers of another width."""
+    from peft import LoraConfig, get_peft_model  # here: each process that a test spawns imports this file
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     config = LlamaConfig(
         vocab_size=256, hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2,

@@ -29,6 +29,7 @@ from jobs.driver.command import parse
 from jobs.reports import model_card
 from tests.fixtures.runs import command, records, report, start, wait_for, write_lines, write_questions
 
+pytestmark = pytest.mark.timeout(900)  # the first test of a lineage trains three adapters
 TEMPLATE = "Q: {question}\nA: "
 LONGER = {"max_steps": 12, "dropout": 0.2}
 

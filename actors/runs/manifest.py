@@ -60,7 +60,10 @@ def load(run: RunFolder) -> Manifest | None:
 
 
 def open_run(run: RunFolder, job: str, identity: dict[str, Any], config: dict[str, Any], command: str) -> Manifest:
-    """Start a run in a folder, or resume the same run. Raises UserError if the folder holds anything else."""
+    """Start a run in a folder, or resume the same run. A finished run is returned as it is.
+
+    Raises UserError if the folder holds anything else.
+    """
     try:
         manifest = load(run)
         if manifest is None:
@@ -71,9 +74,9 @@ def open_run(run: RunFolder, job: str, identity: dict[str, Any], config: dict[st
             manifest = Manifest(job, "running", _json_value(identity), config, _versions(), [])
         else:
             _check_same(manifest, job, _json_value(identity), run)
-        manifest.config = config
-        manifest.sessions.append(Session(uuid.uuid4().hex[:12], command, time.time()))
         if manifest.status != "finished":
+            manifest.config = config
+            manifest.sessions.append(Session(uuid.uuid4().hex[:12], command, time.time()))
             manifest.save(run)
     except OSError as error:
         raise UserError(f"cannot write to output {run.path}: {error.strerror or error}") from None

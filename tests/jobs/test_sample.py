@@ -152,7 +152,7 @@ def test_flags_that_do_not_fit_are_refused_in_one_line(flags, complaint):
         ({"model": "byte"}, "has no chat template"),
         (
             {"model": "byte", "template": TEMPLATE, "adapter": "/nowhere"},
-            "--adapter: adapter folder '/nowhere' does not exist",
+            "adapter folder '/nowhere' does not exist",
         ),
         ({"model": "byte", "template": TEMPLATE, "adapter": "other"}, "does not fit model"),
     ],

@@ -196,7 +196,7 @@ def test_the_message_about_an_unusable_adapter_names_its_flag(lineage, graded, b
         (given["ruined"], "--negative: adapter .*: cannot read adapter_config.json"),
         (given["unfinished"], "--negative: the run in .* is not finished"),
         (tmp_path / "nothing", "--negative: .* does not exist"),
-        (tmp_path, "--negative: .* has no adapter_config.json"),
+        (tmp_path, "--negative: .* must hold adapter_config.json and adapter_model.safetensors"),
         ("s3://bucket/neg", "--negative s3://bucket/neg is remote"),
     )
     for path, complaint in mistakes:

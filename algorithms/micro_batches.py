@@ -28,7 +28,7 @@ def collate(examples: Sequence[dict[str, Any]], indices: Sequence[int], pad_id: 
         "group": torch.tensor([number for number, _ in solutions]),
         "index": torch.tensor([indices[number] for number, _ in solutions]),
     }
-    batch.update(_teacher_zeros(solutions[0][1], shape))
+    batch.update(_teacher_zeros([solution for _, solution in solutions], shape))
     for row, (_, solution) in enumerate(solutions):
         tokens = torch.tensor(solution["tokens"])
         scored = slice(max(solution["num_prompt_tokens"], 1) - 1, len(tokens) - 1)
@@ -46,14 +46,18 @@ def collate(examples: Sequence[dict[str, Any]], indices: Sequence[int], pad_id: 
     return batch
 
 
-def _teacher_zeros(solution: dict[str, Any], shape: tuple[int, int]) -> dict[str, Tensor]:
-    """Zeros for the teacher's precomputed values, sized after one solution."""
+def _teacher_zeros(solutions: Sequence[dict[str, Any]], shape: tuple[int, int]) -> dict[str, Tensor]:
+    """Zeros for the teacher's precomputed values.
+
+    A single beta is of a whole sequence, or of its only scored token. Several values in any solution tell which.
+    """
+    first = solutions[0]
     room: dict[str, Tensor] = {}
-    num_scored = len(solution["tokens"]) - max(solution["num_prompt_tokens"], 1)
-    if solution["beta"] is not None:
-        room["beta"] = torch.zeros(shape if len(solution["beta"]) > 1 else shape[:1])
-    if solution["topk_ids"] is not None:
-        kept = len(solution["topk_ids"]) // num_scored
+    if first["beta"] is not None:
+        is_by_token = any(len(solution["beta"]) > 1 for solution in solutions)
+        room["beta"] = torch.zeros(shape if is_by_token else shape[:1])
+    if first["topk_ids"] is not None:
+        kept = len(first["topk_ids"]) // (len(first["tokens"]) - max(first["num_prompt_tokens"], 1))
         room["topk_ids"] = torch.zeros(*shape, kept, dtype=torch.int64)
         room["topk_logprobs"] = torch.zeros(*shape, kept)
     return room

@@ -1,5 +1,6 @@
 """Micro-batches: what is scored, and what a teacher has added."""
 
+import pytest
 import torch
 
 from algorithms.micro_batches import collate
@@ -42,3 +43,11 @@ def test_what_a_teacher_added_lies_at_the_scored_tokens():
     assert batch["topk_ids"].tolist() == [[[0, 0], [1, 2], [3, 4]]]
     assert batch["topk_logprobs"].tolist() == [[[0.0, 0.0], [-1.0, -2.0], [-3.0, -4.0]]]
     assert batch["topk_ids"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_betas_of_tokens_may_be_beside_a_solution_with_one_scored_token(order):
+    taught = [solution([1, 2], 1, beta=[0.25]), solution([5, 6, 7, 8], 2, beta=[0.5, 0.75])]
+    batch = collate([{"solutions": [taught[number]]} for number in order], [0, 1], pad_id=0)
+    expected = [[0.25, 0.0, 0.0], [0.0, 0.5, 0.75]]
+    assert batch["beta"].tolist() == [expected[number] for number in order]

@@ -5,8 +5,8 @@ Enhancement; and the baselines they are compared with. To add a method: an entry
 and model card follow from the entry.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
@@ -190,12 +190,16 @@ def _negative_calibrated(model: nn.Module, inputs: Inputs, options: LossOptions,
 
 @torch.no_grad()
 def teach(model: nn.Module, inputs: Inputs, options: LossOptions) -> Teacher:
-    """The teacher's side of NCE: precomputed values, and forward passes over the same base model for the rest."""
+    """The teacher's side of NCE: precomputed values, and forward passes over the same base model for the rest.
+
+    The model is in eval mode during these passes. With dropout, p and m would differ by noise, and beta would measure
+    that noise.
+    """
     peft_model: Any = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     disabled = peft_model.disable_adapter() if isinstance(peft_model, PeftModel) else nullcontext()
     beta, topk_ids = inputs.get("beta"), inputs.get("topk_ids")
     nat_logits = neg_logits = None
-    with disabled:
+    with disabled, _eval_mode(peft_model):
         if topk_ids is None:
             with nat_mode(peft_model, "mix"):
                 nat_logits = forward(peft_model, inputs)
@@ -210,6 +214,18 @@ def teach(model: nn.Module, inputs: Inputs, options: LossOptions) -> Teacher:
         topk_logprobs=inputs.get("topk_logprobs"),
         topk_temperature=options.kd_temperature,
     )
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module into eval mode, then restore each module's previous mode."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in before:
+            module.training = was_training
 
 
 RIGHT: Final = one_per_sample(True)

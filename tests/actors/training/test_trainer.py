@@ -24,8 +24,9 @@ from actors.models.source import ModelSource
 from actors.training.batches import StepSampler
 from actors.training.examples import EXAMPLE_SCHEMA, LESSON_SCHEMA, MakeExamples
 from actors.training.teacher import Teacher
-from actors.training.trainer import AdapterTrainer, TrainingPlan
-from algorithms.methods import METHODS, AdapterPlan, LossOptions
+from actors.training.trainer import AdapterTrainer, TrainingPlan, build_model
+from algorithms.methods import METHODS, AdapterPlan, LossOptions, teach
+from algorithms.micro_batches import collate
 from algorithms.prompts import PromptStyle
 from algorithms.word_problems import generate
 
@@ -189,21 +190,76 @@ def test_validation_is_the_loss_of_the_whole(byte_model, lessons, tmp_path):
 
 @pytest.mark.parametrize(("num_kept", "granularity"), [(0, "sequence"), (256, "sequence"), (256, "token")])
 def test_a_teacher_computed_before_teaches_the_same(byte_model, lessons, nat, num_kept, granularity, tmp_path):
-    plan = plan_of(
-        "nce", byte_model, replace(PLAN, nat=str(nat.folder / "6"), dropout=0.0),
-        LossOptions(kd_granularity=granularity), num_steps=2, batch_size=8, micro_batch=4, learning_rate=1e-3,
-        warmup_steps=0, log_every=1, save_every=2,
-    )  # fmt: skip
+    plan = nce_plan(byte_model, nat, granularity)
     examples = examples_of(lessons, byte_model, "nce")
-    losses = []
-    for number, table in enumerate((examples, Teacher(plan, num_kept)(examples))):
-        logs = []
-        AdapterTrainer(
-            plan, table, tmp_path / str(number), on_log=lambda step, logged, to=logs: to.append(logged)
-        ).train()
-        losses.append([each[name] for each in logs for name in ("loss", "kd", "beta") if name in each])
-    assert len(losses[0]) == 6
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    precomputed = nce_logs(plan, Teacher(plan, num_kept)(examples), tmp_path / "precomputed")
+    assert len(precomputed) == 6
+    assert precomputed == pytest.approx(nce_logs(plan, examples, tmp_path / "online"), rel=1e-4)
+
+
+def test_dropout_reaches_the_student_and_not_the_teacher(byte_model, lessons, nat, tmp_path):
+    dropping = dropping_model(byte_model, tmp_path / "model")
+    plan = nce_plan(dropping, nat, dropout=0.2)
+    examples = examples_of(lessons, byte_model, "nce")
+    online = nce_logs(plan, examples, tmp_path / "online")
+    precomputed = nce_logs(plan, Teacher(plan, 256)(examples), tmp_path / "precomputed")
+    assert precomputed == pytest.approx(online, rel=1e-4)
+    still = nce_logs(nce_plan(byte_model, nat), examples, tmp_path / "still")
+    assert online[0] != pytest.approx(still[0], rel=1e-3)  # the loss of the first step: the student's dropout
+    assert online[2] == pytest.approx(still[2], rel=1e-4)  # beta
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_teaching_leaves_every_module_in_its_mode(byte_model, lessons, nat, tmp_path, is_training):
+    plan = nce_plan(dropping_model(byte_model, tmp_path / "model"), nat)
+    model = build_model(plan).train(is_training)
+    model.get_input_embeddings().eval()
+    before = [module.training for module in model.modules()]
+    inputs = collate(examples_of(lessons, byte_model, "nce").slice(0, 2).to_pylist(), [0, 1], 0)
+    first, second = (teach(model, inputs, plan.options) for _ in range(2))
+    assert torch.equal(first.nat_logits, second.nat_logits)
+    assert torch.equal(first.neg_logits, second.neg_logits)
+    assert [module.training for module in model.modules()] == before
+
+
+@pytest.mark.parametrize("num_kept", [0, 16])
+def test_betas_of_tokens_may_be_of_a_solution_with_one_scored_token(byte_model, lessons, nat, num_kept, tmp_path):
+    plan = nce_plan(byte_model, nat, "token")
+    rows = examples_of(lessons, byte_model, "nce").slice(0, 8).to_pylist()
+    solution = rows[0]["solutions"][0]
+    solution["num_prompt_tokens"] = len(solution["tokens"]) - 1
+    rows[0]["num_tokens"] = 1  # so it comes first in its micro-batch
+    examples = pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)
+    taught = Teacher(plan, num_kept)(examples)
+    assert len(taught["solutions"][0][0]["beta"]) == 1
+    precomputed = nce_logs(plan, taught, tmp_path / "precomputed")
+    online = nce_logs(plan, examples, tmp_path / "online")
+    of_beta = slice(2, None, 3)
+    assert precomputed[of_beta] == pytest.approx(online[of_beta], rel=1e-4)
+
+
+def nce_plan(model, nat, granularity="sequence", dropout=0.0):
+    """Two steps of NCE."""
+    adapter = replace(PLAN, nat=str(nat.folder / "6"), dropout=dropout)
+    return plan_of(
+        "nce", model, adapter, LossOptions(kd_granularity=granularity),
+        num_steps=2, batch_size=8, micro_batch=4, learning_rate=1e-3, warmup_steps=0, log_every=1, save_every=2,
+    )  # fmt: skip
+
+
+def nce_logs(plan, examples, folder):
+    """Train. Returns loss, kd and beta of each step, in this order."""
+    logs = []
+    AdapterTrainer(plan, examples, folder, on_log=lambda step, logged: logs.append(logged)).train()
+    return [each[name] for each in logs for name in ("loss", "kd", "beta") if name in each]
+
+
+def dropping_model(byte_model, folder):
+    """A copy of the byte model whose attention has dropout."""
+    shutil.copytree(byte_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.3}))
+    return str(folder)
 
 
 def test_a_loss_that_is_not_finite_ends_training_before_the_adapter_has_it(byte_model, lessons, tmp_path):

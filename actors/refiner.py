@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
 
@@ -58,7 +58,8 @@ class Refiner:
 
     def _enqueue(self, rows: list[Row]) -> None:
         for row in rows:
-            chain = Chain(row["question"], tuple(row["steps"]), row["answer"], row["joiner"])
+            steps, separators = tuple(row["steps"]), tuple(row["separators"])
+            chain = Chain(row["question"], steps, row["answer"], row["joiner"], separators)
             self._queue.append(_Work(row, refine(chain, self._policy), chain))
         if self._driver is None or self._driver.done():
             self._driver = asyncio.create_task(self._drive())
@@ -130,18 +131,20 @@ class Refiner:
         self._ledger.quarantine(item.row, error, **spent)
 
     def _finish_refined(self, item: _Work, refinement: Refinement) -> None:
-        joiner, steps = item.chain.joiner, item.chain.steps
-        before = self._scorer.num_tokens(joiner.join(steps))
+        chain = item.chain
+        refined = replace(chain, steps=refinement.steps, separators=refinement.separators)
+        before = self._scorer.num_tokens(chain.text)
         edited = bool(refinement.edits)
         record = {
             "status": "refined" if edited else "unchanged",
             "reason": None if edited else refinement.stopped,
             "refined_steps": list(refinement.steps),
+            "refined_separators": list(refinement.separators),
             "edits": [asdict(edit) for edit in refinement.edits],
             "ppl_original": refinement.ppl_original,
             "ppl_refined": refinement.ppl_refined,
             "tokens_original": before,
-            "tokens_refined": self._scorer.num_tokens(joiner.join(refinement.steps)) if edited else before,
+            "tokens_refined": self._scorer.num_tokens(refined.text) if edited else before,
             "tokens_scored": item.tokens_scored,
             "tokens_naive": item.tokens_naive,
         }

@@ -6,8 +6,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from algorithms.answers.extraction import last_boxed
-from algorithms.chains import Chain, split_steps
+from algorithms.chains import Chain
 from algorithms.row_errors import RowError, field, kind, not_text, text
+from algorithms.segmentation import split_steps
 
 Columns = Mapping[str, str]  # role -> column name
 
@@ -27,11 +28,11 @@ def steps(record: Mapping[str, Any], columns: Columns, split: str) -> Chain:
 def gsm8k(record: Mapping[str, Any], columns: Columns, split: str) -> Chain:
     """GSM8K: each line is a step, without `<<...>>`. The last line, `#### n`, states the answer."""
     solution = re.sub(r"<<[^<>]*>>", "", text(record, columns["solution"]))
-    lines = tuple(line.strip() for line in solution.split("\n") if line.strip())
-    final = re.fullmatch(r"####\s*(.+)", lines[-1]) if lines else None
+    lines = re.split(r"\s*\n\s*", solution.strip())
+    final = re.fullmatch(r"####\s*(.+)", lines[-1])
     if final is None:
         raise RowError("no_answer", "the last line must be '#### n'")
-    return Chain(text(record, columns["question"]), lines, final[1].strip())
+    return Chain(text(record, columns["question"]), tuple(lines), final[1].strip())
 
 
 def math(record: Mapping[str, Any], columns: Columns, split: str) -> Chain:
@@ -40,16 +41,14 @@ def math(record: Mapping[str, Any], columns: Columns, split: str) -> Chain:
     answer = last_boxed(solution)
     if answer is None:
         raise RowError("no_answer", r"the solution has no \boxed{}")
-    steps, joiner = split_steps(solution, split)
-    return Chain(text(record, columns["question"]), steps, answer, joiner)
+    return _split_chain(text(record, columns["question"]), solution, split, answer)
 
 
 def text_format(record: Mapping[str, Any], columns: Columns, split: str) -> Chain:
     """One rationale, with an optional answer."""
-    steps, joiner = split_steps(text(record, columns["solution"]), split)
     name = columns["answer"]
     answer = text(record, name) if record.get(name) is not None else ""
-    return Chain(text(record, columns["question"]), steps, answer, joiner)
+    return _split_chain(text(record, columns["question"]), text(record, columns["solution"]), split, answer)
 
 
 def chat(record: Mapping[str, Any], columns: Columns, split: str) -> Chain:
@@ -66,9 +65,15 @@ def chat(record: Mapping[str, Any], columns: Columns, split: str) -> Chain:
     if not question.strip():
         raise RowError("empty_field", f"column {name!r} has no text before the assistant's last message")
     thought = THOUGHT.fullmatch(reply)
-    steps, joiner = split_steps(thought[1] if thought else reply, split)
     answer = thought[2].strip() if thought else last_boxed(reply) or ""
-    return Chain(question, steps, answer, joiner)
+    return _split_chain(question, thought[1] if thought else reply, split, answer)
+
+
+def _split_chain(question: str, rationale: str, split: str, answer: str) -> Chain:
+    """The chain of a rationale. Its separators are left out if they are all alike."""
+    steps, separators = split_steps(rationale, split)
+    joiner = {"sentence": " ", "paragraph": "\n\n"}.get(split, "\n")
+    return Chain(question, steps, answer, joiner, separators if set(separators) - {joiner} else ())
 
 
 THOUGHT: Final = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)

@@ -1,84 +1,86 @@
 """A reasoning chain: a question, the steps that solve it, the answer.
 
-Also how a text is split into steps and joined again, and which step states the answer. Knows nothing about tokens.
+Also how the steps become one text, and which step states the answer. Knows nothing about tokens.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-# How a rationale is split into steps, and what joins them again: name -> (pattern, joiner).
-SPLITS: Final[dict[str, tuple[str, str]]] = {
-    "newline": (r"\n+", "\n"),
-    "paragraph": (r"\n[ \t]*\n\s*", "\n\n"),
-    # After . ! ? and closing marks, if something that opens a sentence follows.
-    "sentence": (r"(?<=[.!?])[\"')\]]*\s+(?=[A-Z0-9$\\(\[\"'*])", " "),
-}
+# What comes before an answer where a solution states it, and not just mentions it.
+STATEMENT: Final = re.compile(
+    r"\\(?:boxed|fbox)(?![a-zA-Z])|####|\b(?:answer|result|solution)\b[^.\n]{0,80}?(?:\b(?:is|are|was|equals)\b|[:=])"
+    r"|\b(?:option|choice)\b|答案",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
     """One worked solution.
 
-    `answer` is "" if the corpus does not have it. `joiner` stands between two steps, and between the question and the
-    first step, wherever the chain is written as one text.
+    `answer` is "" if the corpus does not have it. `separators` are the texts between neighbouring steps; if empty,
+    `joiner` stands between them all. `joiner` also stands between the question and the first step.
     """
 
     question: str
     steps: tuple[str, ...]
     answer: str
     joiner: str = "\n"
+    separators: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The steps as one text."""
+        return joined(self.steps, self.separators, self.joiner)
 
 
-def split_steps(text: str, split: str) -> tuple[tuple[str, ...], str]:
-    """The steps of a rationale and the joiner that puts them together again.
-
-    `split` is a name in `SPLITS` or `regex:PATTERN`. Whitespace around a step is dropped, and so are steps of only
-    whitespace. Raises ValueError for an unknown name or a pattern that does not compile.
-    """
-    pattern, joiner = split_pattern(split)
-    pieces = (piece.strip() for piece in pattern.split(text))
-    return tuple(piece for piece in pieces if piece), joiner
-
-
-def split_pattern(split: str) -> tuple[re.Pattern[str], str]:
-    """The compiled pattern and the joiner of a `--split` value."""
-    if split.startswith("regex:"):
-        try:
-            pattern = re.compile(split.removeprefix("regex:"))
-        except re.error as error:
-            raise ValueError(f"split {split!r} is not a regular expression: {error}") from None
-        if pattern.groups:
-            # re.split would return the groups as steps.
-            raise ValueError(f"split {split!r} has a capturing group: write (?:...) instead of (...)")
-        return pattern, "\n"
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: use one of {', '.join(SPLITS)} or regex:PATTERN")
-    source, joiner = SPLITS[split]
-    return re.compile(source), joiner
+def joined(steps: Sequence[str], separators: Sequence[str], joiner: str) -> str:
+    """The steps as one text, with a separator between each two; without separators, `joiner` joins them."""
+    if not separators:
+        return joiner.join(steps)
+    parts = [part for pair in zip(steps, separators, strict=False) for part in pair]
+    return "".join([*parts, *steps[len(separators) :]])
 
 
 def answer_step(chain: Chain) -> int | None:
-    """The index of the step that states the answer: the last step in which the answer stands alone.
+    """The index of the step that states the answer; None if no step does.
 
-    Thousands separators do not matter. If the answer is unknown, the last step states it. None if no step does.
+    The last step that states the answer explicitly ("the answer is", a box), or else the last step in which the answer
+    stands alone. Thousands separators do not matter. If the answer is unknown, the last step states it.
     """
-    if not chain.answer.strip():
-        return len(chain.steps) - 1
     answer = _without_separators(chain.answer.strip())
-    # "7" stands alone in "= 7.", but not in "17", "7.5" or "7/2".
-    stated = re.compile(rf"(?<![\w./])(?<!\d,){re.escape(answer)}(?![\w/])(?!\.\d)")
+    if not answer:
+        return len(chain.steps) - 1
+    # "7" stands alone in "= 7.", but not in "17", "7.5" or "7/2". "A" and "I" are also words.
+    after = r"(?![\w/])(?!\.\d)" + (r"(?!['’ ]\s*[a-z])" if answer in ("A", "I") else "")
+    alone = re.compile(rf"(?<![\w./])(?<!\d,){re.escape(answer)}{after}")
+    mentioning = None
     for index in range(len(chain.steps) - 1, -1, -1):
-        if stated.search(_without_separators(chain.steps[index])):
+        step = _without_separators(chain.steps[index])
+        mention = list(alone.finditer(step))
+        if not mention:
+            continue
+        statement = STATEMENT.search(step)
+        if statement and statement.end() <= mention[-1].start():
             return index
-    return None
+        if mentioning is None:
+            mentioning = index
+    return mentioning
 
 
-def solution_text(question: str, steps: Sequence[str], answer: str, joiner: str) -> str:
+def recorded_chain(record: Mapping[str, Any], *, refined: bool) -> Chain:
+    """The chain in a record of `jobs.refine`, before or after the refinement."""
+    prefix = "refined_" if refined else ""
+    steps, separators = record[f"{prefix}steps"] or (), record.get(f"{prefix}separators") or ()
+    return Chain(record["question"], tuple(steps), record["answer"], record["joiner"], tuple(separators))
+
+
+def solution_text(chain: Chain) -> str:
     """The steps as one text, followed by the answer if no step states it."""
-    is_stated = answer_step(Chain(question, tuple(steps), answer)) is not None
-    return joiner.join(steps if is_stated else [*steps, answer])
+    is_stated = answer_step(chain) is not None
+    return chain.text if is_stated else chain.text + chain.joiner + chain.answer
 
 
 def _without_separators(text: str) -> str:

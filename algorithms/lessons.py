@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from algorithms.chains import solution_text
+from algorithms.chains import recorded_chain, solution_text
 from algorithms.row_errors import REASONS, RowError
 from algorithms.sampling import Prompt
 from algorithms.splits import plain_question
@@ -106,17 +106,20 @@ def _graded(record: Mapping[str, Any], row_id: str) -> list[Lesson]:
 def _refined(record: Mapping[str, Any], row_id: str) -> list[Lesson]:
     if record["status"] == "quarantined":
         raise UnusedRow("quarantined")
-    question, answer = _text(record, "question"), _text(record, "answer")
-    refined, original = (_solution(record, name, answer) for name in ("refined_steps", "steps"))
+    question, _ = _text(record, "question"), _text(record, "answer")
+    refined, original = (_solution(record, refined=refined) for refined in (True, False))
     rejected = original if record["status"] == "refined" else None
     return [Lesson(row_id, question, None, refined, True, rejected=rejected)]
 
 
-def _solution(record: Mapping[str, Any], name: str, answer: str) -> str:
-    steps, joiner = record[name], record["joiner"]
-    if not isinstance(steps, list) or not all(isinstance(each, str) for each in [*steps, joiner]):
+def _solution(record: Mapping[str, Any], *, refined: bool) -> str:
+    name = "refined_steps" if refined else "steps"
+    if not isinstance(record[name], list) or not isinstance(record["joiner"], str):
         raise UnusedRow("not_text")
-    return _valid_text(solution_text(record["question"], steps, answer, joiner))
+    chain = recorded_chain(record, refined=refined)
+    if not all(isinstance(each, str) for each in [*chain.steps, *chain.separators]):
+        raise UnusedRow("not_text")
+    return _valid_text(solution_text(chain))
 
 
 def _preference(record: Mapping[str, Any], row_id: str) -> list[Lesson]:

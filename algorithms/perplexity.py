@@ -2,8 +2,9 @@
 
     PPL(x; w_1..w_N) = exp(-(1/N) sum_i log p(w_i | x, w_<i))
 
-The scope selects the tokens w. All other tokens only condition. The scopes are options of ours: `completion`
-(reasoning and answer), `answer`, `full` (the question too), and `suffix` (the tokens after a removed step).
+The scope selects the tokens w. All other tokens only condition. The scopes are options of ours: `suffix` (the tokens
+after an edited step), `completion` (reasoning and answer), `answer` (the step that states it), and `full` (the question
+too).
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Scope: TypeAlias = Literal["completion", "answer", "full", "suffix"]
+Scope: TypeAlias = Literal["suffix", "completion", "answer", "full"]
 Span: TypeAlias = tuple[int, int]
 
 

@@ -9,17 +9,19 @@ raises perplexity least, and compares the new perplexity with the reference. Abo
 and all others are critical, and refinement stops. Below `t1` times the reference, the step is removed. In between, the
 step is due to be merged into a neighbour.
 
-Departures from a published digest of the paper (`RECIPES["digest"]` reproduces its code), all our choice: the question
-only conditions; the step that states the answer stays; a step that is due for merging is not simply removed.
+Departures from a published digest of the paper (`RECIPES["digest"]` reproduces its code), all our choice: only the text
+after a step judges it; the step that states the answer stays; a step that is due for merging is not simply removed; no
+removal leaves half of a formula, an environment or a code block behind.
 """
 
 import math
 import re
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 from algorithms.chains import Chain, answer_step
+from algorithms.markup import is_balanced
 from algorithms.perplexity import Scope, Span
 
 Reference: TypeAlias = Literal["current", "original"]
@@ -34,13 +36,13 @@ class Policy:
     `algorithms.perplexity`). `reference`: the perplexity of the current or of the original chain. `protect_answer`:
     never remove the step that states the answer. `unmerged`: the action for a step that is due for merging if no
     merge was requested or accepted: `drop` it, `stop` refining, or `keep` it as critical and try the next step.
-    `ask_merger`: yield MergeRequests. `separator`: joins the parts of the text; None uses the chain's joiner.
+    `ask_merger`: yield MergeRequests. `separator`: joins the parts of the scored text; None uses the chain's own.
     `append_answer`: if no step states the answer, append it to the chain and score it.
     """
 
     t1: float = 1.0
     t2: float = 1.2
-    scope: Scope = "completion"
+    scope: Scope = "suffix"
     reference: Reference = "current"
     protect_answer: bool = True
     unmerged: Unmerged = "stop"
@@ -96,7 +98,13 @@ class MergeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One change to a chain. `index` refers to the chain before the edit; ratio = ppl_after / reference."""
+    """One change to a chain. `index` refers to the chain before the edit.
+
+    `ppl_before` and `ppl_after` are the perplexities of the scored text before and after the edit. In the suffix scope
+    this is the text that follows the edited steps, the same text both times; in the other scopes it is what the scope
+    selects from the whole chain. ratio = ppl_after / reference, and the reference is `ppl_before`, or the perplexity of
+    the original chain if the policy says so.
+    """
 
     action: Literal["remove", "merge"]
     index: int
@@ -109,9 +117,14 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Refinement:
-    """The result. `stopped` is the stop reason: one_step | all_critical | nothing_removable | no_merge."""
+    """The result. `stopped` is the stop reason: one_step | all_critical | nothing_removable | no_merge.
+
+    `ppl_original` and `ppl_refined` are those of the whole chain: of everything after the question in the suffix scope,
+    and in the other scopes of what the scope selects. `separators` are as in a Chain.
+    """
 
     steps: tuple[str, ...]
+    separators: tuple[str, ...]
     edits: tuple[Edit, ...]
     ppl_original: float
     ppl_refined: float
@@ -122,10 +135,12 @@ Request: TypeAlias = ScoreRequest | MergeRequest
 Reply: TypeAlias = Sequence[float] | str | None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Step:
     text: str
+    gap: str  # the text between the step before and this one
     fixed: bool  # protected, or found critical
+    is_balanced: bool
 
 
 def refine(chain: Chain, policy: Policy) -> Generator[Request, Reply, Refinement]:
@@ -136,8 +151,12 @@ def refine(chain: Chain, policy: Policy) -> Generator[Request, Reply, Refinement
     if not chain.steps:
         raise ValueError("refine needs a chain of at least one step, got none")
     stated = answer_step(chain)
-    steps = [_Step(text, fixed=policy.protect_answer and index == stated) for index, text in enumerate(chain.steps)]
-    builder = _VariantBuilder(chain, policy, states_answer=stated is not None)
+    gaps = ("", *(chain.separators or (chain.joiner,) * (len(chain.steps) - 1)))
+    steps = [
+        _Step(text, gap, policy.protect_answer and index == stated, is_balanced(text))
+        for index, (text, gap) in enumerate(zip(chain.steps, gaps, strict=True))
+    ]
+    builder = _VariantBuilder(chain, policy, states_answer=stated is not None, keep_balance=is_balanced(chain.text))
     edits: list[Edit] = []
     ppl_original: float | None = None
     ppl_known: float | None = None  # the perplexity of the current chain, if an earlier round scored it
@@ -164,27 +183,38 @@ def refine(chain: Chain, policy: Policy) -> Generator[Request, Reply, Refinement
             stopped = "all_critical"
             break
 
+        # The suffix scope scores only part of the text, so its perplexity is not that of the whole chain.
+        scores_whole = policy.scope != "suffix"
         if not ppl < policy.t1 * reference:
             if policy.ask_merger:
-                merge = yield from _try_merge(builder, steps, index, current, policy.t2 * reference)
+                merge = yield from _try_merge(builder, steps, index, ppl_original)
                 if merge is not None:
                     edits.append(merge)
-                    ppl_known = merge.ppl_after
+                    ppl_known = merge.ppl_after if scores_whole else None
                     continue
             if policy.unmerged == "stop":
                 stopped = "no_merge"
                 break
             if policy.unmerged == "keep":
-                steps[index].fixed = True
+                steps[index] = replace(steps[index], fixed=True)
                 ppl_known = current
                 continue
-        edits.append(Edit("remove", index, steps[index].text, "", current, ppl, costs[chosen]))
-        del steps[index]
-        # The suffix scope scores only part of the text, so its perplexity is not that of the whole chain.
-        ppl_known = None if policy.scope == "suffix" else ppl
+        before = current if scores_whole else reference
+        edits.append(Edit("remove", index, steps[index].text, "", before, ppl, costs[chosen]))
+        steps = _without(steps, index)
+        ppl_known = ppl if scores_whole else None
 
-    texts = tuple(step.text for step in steps)
-    return Refinement(texts, tuple(edits), ppl_original, current, stopped)
+    separators = tuple(step.gap for step in steps[1:]) if chain.separators else ()
+    return Refinement(tuple(step.text for step in steps), separators, tuple(edits), ppl_original, current, stopped)
+
+
+def _without(steps: list[_Step], index: int) -> list[_Step]:
+    """The steps without one. Of the gaps around it, the one with more new lines stays."""
+    before, after = steps[:index], steps[index + 1 :]
+    if before and after:
+        gap = max(steps[index].gap, after[0].gap, key=lambda gap: (gap.count("\n"), len(gap)))
+        after[0] = replace(after[0], gap=gap)
+    return before + after
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,15 +224,24 @@ class _VariantBuilder:
     chain: Chain
     policy: Policy
     states_answer: bool
+    keep_balance: bool
 
     def candidates(self, steps: list[_Step]) -> list[int]:
         """The indices of the removable steps; none if only one step is left."""
         if len(steps) == 1:
             return []
-        found = [index for index, step in enumerate(steps) if not step.fixed]
-        if self.policy.scope == "suffix":  # a step with no text after it leaves nothing to score
-            found = [index for index in found if self._tail(steps, index + 1).strip()]
+        found = [index for index, step in enumerate(steps) if not step.fixed and self.can_score_after(steps, index)]
+        if self.keep_balance:
+            found = [
+                index
+                for index in found
+                if steps[index].is_balanced or is_balanced(self._tail(_without(steps, index), 0))
+            ]
         return found
+
+    def can_score_after(self, steps: list[_Step], index: int) -> bool:
+        """Whether the scope scores any text if step `index` is edited; the suffix scope needs text after it."""
+        return self.policy.scope != "suffix" or self._tail(steps, index + 1).strip() != ""
 
     def request(self, steps: list[_Step], candidates: list[int]) -> ScoreRequest:
         """The current chain, then the chain without each candidate.
@@ -211,14 +250,23 @@ class _VariantBuilder:
         """
         variants = [self.variant(steps)]
         for index in candidates:
-            rest = steps[:index] + steps[index + 1 :]
-            if self.policy.scope != "suffix":
-                variants.append(self.variant(rest))
-                continue
-            suffix = len(self._tail(steps, index + 1))
-            for text in (self._text(rest), self._text(steps)):
-                variants.append(Variant(text, (len(text) - suffix, len(text))))
+            without = _without(steps, index)
+            if self.policy.scope == "suffix":
+                variants += [self._after(without, index), self._after(steps, index + 1)]
+            else:
+                variants.append(self.variant(without))
         return ScoreRequest(tuple(variants))
+
+    def merge_request(self, steps: list[_Step], merged: list[_Step], left: int) -> ScoreRequest:
+        """The current chain, and the chain in which steps `left` and `left + 1` are one."""
+        if self.policy.scope == "suffix":
+            return ScoreRequest((self._after(steps, left + 2), self._after(merged, left + 1)))
+        return ScoreRequest((self.variant(steps), self.variant(merged)))
+
+    def _after(self, steps: list[_Step], index: int) -> Variant:
+        """The text of a whole chain, scored from step `index` on."""
+        text = self._text(steps)
+        return Variant(text, (len(text) - len(self._tail(steps, index)), len(text)))
 
     def compare(
         self, ppls: Sequence[float], candidates: list[int], current: float, original: float
@@ -234,28 +282,33 @@ class _VariantBuilder:
         text = self._text(steps)
         if self.policy.scope == "full":
             return Variant(text, None)
-        start = len(self.chain.question) + len(self.separator)
         if self.policy.scope == "answer":
-            stated = answer_step(Chain("", tuple(s.text for s in steps), self.chain.answer))
-            tail = self._tail(steps, len(steps) if not self.states_answer or stated is None else stated)
-            start = len(text) - len(tail)
-        return Variant(text, (start, len(text)))
+            stated = answer_step(Chain("", tuple(step.text for step in steps), self.chain.answer))
+            if self.states_answer and stated is not None:
+                start = len(text) - len(self._tail(steps, stated))
+                return Variant(text, (start, start + len(steps[stated].text)))
+            return self._after(steps, len(steps))
+        return self._after(steps, 0)
 
     @property
-    def separator(self) -> str:
+    def joiner(self) -> str:
+        """What joins the parts that are not neighbouring steps."""
         return self.chain.joiner if self.policy.separator is None else self.policy.separator
 
+    def gap(self, step: _Step) -> str:
+        """What stands before a step in the scored text."""
+        return step.gap if self.policy.separator is None else self.policy.separator
+
     def _text(self, steps: list[_Step]) -> str:
-        return self.separator.join([self.chain.question, *self._parts(steps, 0)])
+        return self.joiner.join([self.chain.question, self._tail(steps, 0)])
 
     def _tail(self, steps: list[_Step], start: int) -> str:
-        return self.separator.join(self._parts(steps, start))
-
-    def _parts(self, steps: list[_Step], start: int) -> list[str]:
-        parts = [step.text for step in steps[start:]]
+        """The text from step `start` on, without the gap before it."""
+        text = "".join(part for step in steps[start:] for part in (self.gap(step), step.text))
+        text = text[len(self.gap(steps[start])) :] if start < len(steps) else text
         if self.policy.append_answer and not self.states_answer:
-            parts.append(self.chain.answer)
-        return parts
+            text = self.joiner.join([text, self.chain.answer]) if start < len(steps) else self.chain.answer
+        return text
 
 
 def _request_scores(request: ScoreRequest) -> Generator[Request, Reply, Sequence[float]]:
@@ -267,36 +320,41 @@ def _request_scores(request: ScoreRequest) -> Generator[Request, Reply, Sequence
 
 
 def _try_merge(
-    builder: _VariantBuilder, steps: list[_Step], index: int, current: float, limit: float
+    builder: _VariantBuilder, steps: list[_Step], index: int, original: float
 ) -> Generator[Request, Reply, Edit | None]:
     """Try to merge step `index` with the next step, then with the previous one (the order is our choice).
 
-    On success, changes `steps` and returns the edit. The merged step must be shorter than the two steps together
-    and keep the answer and every number of the step that states it. The new perplexity must not exceed `limit`.
+    On success, changes `steps` and returns the edit. The merged step must be faithful, and the new perplexity must not
+    exceed `t2` times the reference.
     """
-    stated = answer_step(Chain("", tuple(step.text for step in steps), builder.chain.answer))
+    policy, answer = builder.policy, builder.chain.answer
+    stated = answer_step(Chain("", tuple(step.text for step in steps), answer))
     for left in (index, index - 1):
-        if not 0 <= left < len(steps) - 1:
+        if not 0 <= left < len(steps) - 1 or not builder.can_score_after(steps, left + 1):
             continue
         first, second = steps[left], steps[left + 1]
         text = yield MergeRequest(builder.chain.question, first.text, second.text)
         assert text is None or isinstance(text, str), "the reply to a MergeRequest must be a text or None"
+        before = first.text + builder.gap(second) + second.text
         stating = steps[stated].text if stated in (left, left + 1) else None
-        if text is None or not _is_faithful(text, first.text, second.text, stating, builder.chain.answer):
+        if text is None or not _is_faithful(text, before, stating, answer):
             continue
-        merged = _Step(text, fixed=first.fixed or second.fixed)
+        merged = _Step(text, first.gap, first.fixed or second.fixed, is_balanced(text))
         shorter = [*steps[:left], merged, *steps[left + 2 :]]
-        ppls = yield from _request_scores(ScoreRequest((builder.variant(steps), builder.variant(shorter))))
-        if ppls[1] <= limit:
-            before = builder.separator.join([first.text, second.text])
+        unmerged_ppl, ppl = yield from _request_scores(builder.merge_request(steps, shorter, left))
+        reference = original if policy.reference == "original" else unmerged_ppl
+        if ppl <= policy.t2 * reference:
             steps[:] = shorter
-            return Edit("merge", left, before, text, current, ppls[1], _ratio(ppls[1], current))
+            return Edit("merge", left, before, text, unmerged_ppl, ppl, _ratio(ppl, reference))
     return None
 
 
-def _is_faithful(text: str, first: str, second: str, stating: str | None, answer: str) -> bool:
-    """Whether a merged step is shorter than the two together and keeps the answer and numbers of `stating`, if any."""
-    if not text.strip() or len(text) >= len(first) + len(second):
+def _is_faithful(text: str, before: str, stating: str | None, answer: str) -> bool:
+    """Whether a merged step is shorter than what it replaces, and whole.
+
+    It must keep the answer and every number of `stating`, the step that states the answer, if that is one of the two.
+    """
+    if not text.strip() or len(text) >= len(before) or (is_balanced(before) and not is_balanced(text)):
         return False
     if stating is None:
         return True

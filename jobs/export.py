@@ -23,7 +23,7 @@ from actors.runs.folder import open_run_folder
 from actors.runs.records import RecordStore
 from actors.runs.storage import Storage, open_storage
 from algorithms.chain_formats import chat_turns, with_reasoning
-from algorithms.chains import solution_text
+from algorithms.chains import recorded_chain, solution_text
 from algorithms.formats import FORMATS
 from jobs.driver import command
 from jobs.driver.command import JobConfig
@@ -31,7 +31,10 @@ from jobs.driver.command import JobConfig
 Target = Literal["sft-completion", "sft-chat", "orpo", "orpo-chat"]
 MESSAGES: Final = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 UNFINISHED: Final = "_unfinished"  # folder of an export at work
-COLUMNS: Final = ("id", "status", "question", "answer", "steps", "refined_steps", "joiner", "source")
+COLUMNS: Final = (
+    "id", "status", "question", "answer", "steps", "separators", "refined_steps", "refined_separators", "joiner",
+    "source",
+)  # fmt: skip
 
 
 class ExportConfig(JobConfig):
@@ -146,16 +149,12 @@ class _Pair:
 def _pair(record: dict[str, Any], messages_column: str | None) -> _Pair:
     """The prompt and replies of a record. Chats get their turns and <think> tags back."""
     prompt = [{"role": "user", "content": record["question"]}]
-    refined, original = (
-        solution_text(record["question"], record[name], record["answer"], record["joiner"])
-        for name in ("refined_steps", "steps")
-    )
+    chains = [recorded_chain(record, refined=refined) for refined in (True, False)]
+    refined, original = map(solution_text, chains)
     if messages_column is not None:
         *turns, (_, reply) = chat_turns(json.loads(record["source"])[messages_column], record["id"])
         prompt = [{"role": role, "content": content} for role, content in turns]
-        refined, original = (
-            with_reasoning(reply, record["joiner"].join(record[name])) for name in ("refined_steps", "steps")
-        )
+        refined, original = (with_reasoning(reply, chain.text) for chain in chains)
     return _Pair(prompt, record["question"], refined, original)
 
 

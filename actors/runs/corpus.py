@@ -37,7 +37,14 @@ ROW_FIELDS: Final = (
     ("question", pa.string()),
     ("answer", pa.string()),
 )
-CHAIN_SCHEMA: Final = pa.schema([*ROW_FIELDS, ("steps", pa.list_(pa.string())), ("joiner", pa.string())])
+CHAIN_SCHEMA: Final = pa.schema(
+    [
+        *ROW_FIELDS,
+        ("steps", pa.list_(pa.string())),
+        ("joiner", pa.string()),
+        ("separators", pa.list_(pa.string())),
+    ]
+)
 GIVEN_SAMPLE_TYPE: Final = pa.struct(
     [
         ("text", pa.string()),

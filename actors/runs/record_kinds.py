@@ -50,6 +50,8 @@ REFINEMENT: Final = RecordKind(
             ("steps", pa.list_(pa.string())),
             ("refined_steps", pa.list_(pa.string())),
             ("joiner", pa.string()),
+            ("separators", pa.list_(pa.string())),
+            ("refined_separators", pa.list_(pa.string())),
             ("edits", pa.list_(EDIT_TYPE)),
             ("ppl_original", pa.float64()),
             ("ppl_refined", pa.float64()),

@@ -107,25 +107,21 @@ class ForestScorer:
         A task that does not fit into memory even alone gets a RowError.
         """
         started = time.perf_counter()
-        costs = [task.num_new_tokens for task in tasks]
         errors: dict[int, RowError] = {}
         with torch.inference_mode():
             self._tasks.update(tasks)
-            waiting = dict(enumerate(tasks))
+            for task in tasks:
+                self._take_over(task)
+            costs = [task.num_new_tokens for task in tasks]
+            waiting = {index: task for index, task in enumerate(tasks) if task.num_new_tokens}
             while waiting:
-                shares: dict[int, IntArray] = {}
+                shares = self._fill_pass(waiting)
                 try:
-                    for task in waiting.values():
-                        task.take_over()
-                        self._score_known(task)
-                    shares = self._fill_pass(waiting)
-                    if shares:
-                        self._run_pass([(waiting[index], nodes) for index, nodes in shares.items()])
+                    self._run_pass([(waiting[index], nodes) for index, nodes in shares.items()])
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise
                     self._back_off(shares, waiting, errors)
-                    continue
                 waiting = {index: task for index, task in waiting.items() if task.num_new_tokens}
         self.forward_seconds += time.perf_counter() - started
         return [errors.get(index) or self._result(task, costs[index]) for index, task in enumerate(tasks)]
@@ -133,6 +129,18 @@ class ForestScorer:
     def num_tokens(self, text: str) -> int:
         """Length of a text in tokens, without special ones."""
         return len(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def _take_over(self, task: ForestTask) -> None:
+        """Use what is kept of the chain's previous request. If memory runs out, compute everything again instead."""
+        try:
+            task.take_over()
+            self._score_known(task)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._state_tokens //= 2
+            task.start_over()
+            self._free_cache()
 
     def _fill_pass(self, waiting: dict[int, ForestTask]) -> dict[int, IntArray]:
         """New nodes for one pass, in the order of the tasks, up to the token budget."""
@@ -244,21 +252,32 @@ class ForestScorer:
         self, shares: dict[int, IntArray], waiting: dict[int, ForestTask], errors: dict[int, RowError]
     ) -> None:
         """After out of memory: keep less and compute less at once. At the smallest pass, a row is at fault."""
-        size = sum(len(nodes) for nodes in shares.values())
+        size = sum(map(len, shares.values()))
         if self._state_tokens or size > SMALLEST_PASS:
             self._state_tokens //= 2
-            self.token_budget = max(SMALLEST_PASS, min(size or self.token_budget, self.token_budget) // 2)
+            self.token_budget = max(SMALLEST_PASS, min(size, self.token_budget) // 2)
             if self._state_tokens <= self.token_budget:
                 self._state_tokens = 0
             for task in list(self._tasks):
-                task.state = self._kept(task)
+                self._shrink(task)
             logger.warning("out of memory: now %d tokens a pass, %d kept", self.token_budget, self._state_tokens)
         else:
-            index = next(iter(shares or waiting))
+            index = next(iter(shares))
             task = waiting.pop(index)
             errors[index] = RowError("out_of_memory", f"{len(task.forest)} tokens in one forest")
             task.todo = task.todo[:0]
             task.state = KeptState.empty()
+        self._free_cache()
+
+    def _shrink(self, task: ForestTask) -> None:
+        try:
+            task.state = self._kept(task)
+        except (torch.OutOfMemoryError, RuntimeError) as error:  # selecting copies
+            if not is_out_of_memory(error):
+                raise
+            task.start_over()
+
+    def _free_cache(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

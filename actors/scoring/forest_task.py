@@ -45,8 +45,14 @@ class ForestTask:
             self.state = state.select(slots, kept)
             before.state = KeptState.empty()
         else:
-            self.todo = np.arange(len(self.forest))
-            self.losses[:] = np.nan
+            self.start_over()
+        self._previous = None
+
+    def start_over(self) -> None:
+        """Forget everything computed and reused."""
+        self.todo = np.arange(len(self.forest))
+        self.losses[:] = np.nan
+        self.state = KeptState.empty()
         self._previous = None
 
     @property

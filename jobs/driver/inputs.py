@@ -16,8 +16,8 @@ from actors.runs import manifest
 from actors.runs.corpus import READ_BYTES, SUFFIXES, Corpus, CorpusFile
 from actors.runs.folder import ROWS, open_run_folder
 from actors.runs.storage import list_files, open_storage
-from algorithms.chains import split_pattern
 from algorithms.formats import FORMATS
+from algorithms.segmentation import splitter
 
 PEEK_ROWS: Final = 100
 COUNT_BYTES: Final = 1 << 28  # up to this size JSON lines are counted; beyond it their number is estimated
@@ -49,7 +49,7 @@ def open_corpus(
         if corpus_format.split is None:
             raise UserError(f"--split {split} does nothing: rows of format {format_name} are already split into steps")
         try:
-            split_pattern(split)
+            splitter(split)
         except ValueError as error:
             raise UserError(f"--split: {error}") from None
     files, is_run = _listed("--input", uri)

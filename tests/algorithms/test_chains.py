@@ -1,34 +1,6 @@
 import pytest
 
-from algorithms.chains import Chain, answer_step, split_steps
-
-
-@pytest.mark.parametrize(
-    ("text", "split", "expected"),
-    [
-        ("a\nb\n\n c ", "newline", (("a", "b", "c"), "\n")),
-        ("a\nb\n \nc", "paragraph", (("a\nb", "c"), "\n\n")),
-        ("It is 3.5 m. So 2 rest! Is it? Yes.", "sentence", (("It is 3.5 m.", "So 2 rest!", "Is it?", "Yes."), " ")),
-        ("Thus $x=1$. $y=2$ follows.", "sentence", (("Thus $x=1$.", "$y=2$ follows."), " ")),
-        ("one;two; three", "regex:;", (("one", "two", "three"), "\n")),
-        ("", "newline", ((), "\n")),
-    ],
-)
-def test_split(text, split, expected):
-    assert split_steps(text, split) == expected
-
-
-@pytest.mark.parametrize(
-    ("split", "message"),
-    [
-        ("words", "unknown split 'words': use one of newline, paragraph, sentence or regex:PATTERN"),
-        ("regex:(", "not a regular expression"),
-        ("regex:(a)", "capturing group"),
-    ],
-)
-def test_a_split_that_is_none_is_refused(split, message):
-    with pytest.raises(ValueError, match=message.replace("(", r"\(").replace(")", r"\)")):
-        split_steps("text", split)
+from algorithms.chains import Chain, answer_step, solution_text
 
 
 @pytest.mark.parametrize(
@@ -43,7 +15,24 @@ def test_a_split_that_is_none_is_refused(split, message):
         (("nothing here",), "7", None),
         (("first", "last"), "", 1),
         (("-3 is less", "it is -3"), "-3", 1),
+        (("The answer is (A).", "A quick check confirms it."), "A", 0),
+        (("So B is right.", "A check: (A) is too small."), "B", 0),
+        (("The answer is 7.", "Check: 3 + 4 is 7 indeed."), "7", 0),
+        ((r"Hence \boxed{7}.", "Note that 7 is prime."), "7", 0),
+        (("The total is 5.", "So the answer to the question is $5 per day.", "5 it is."), "5", 1),
+        (("3 + 4 = 7.", "The answer is below.", "7"), "7", 2),
     ],
 )
 def test_the_step_that_states_the_answer(steps, answer, expected):
     assert answer_step(Chain("q", steps, answer)) == expected
+
+
+def test_separators_stand_between_the_steps():
+    chain = Chain("q", ("a", "b", "7"), "7", "\n", ("\n\n", " "))
+    assert chain.text == "a\n\nb 7"
+    assert Chain("q", ("a", "b"), "7", " ").text == "a b"
+
+
+def test_an_answer_that_no_step_states_ends_the_solution():
+    assert solution_text(Chain("q", ("a", "b"), "7", "\n", (" ",))) == "a b\n7"
+    assert solution_text(Chain("q", ("a", "= 7"), "7")) == "a\n= 7"

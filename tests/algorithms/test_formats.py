@@ -55,7 +55,9 @@ def test_chat_reads_other_spellings_and_content_parts():
 
 
 def test_text_may_have_no_answer_and_splits_as_told():
-    assert read({"question": "q", "text": "a. B."}, "text", split="sentence") == Chain("q", ("a.", "B."), "", " ")
+    assert read({"question": "q", "text": "It is 3. So be it."}, "text", split="sentence") == Chain(
+        "q", ("It is 3.", "So be it."), "", " "
+    )
     assert read({"question": "q", "text": "a\nb", "answer": "b"}, "text") == Chain("q", ("a", "b"), "b")
 
 

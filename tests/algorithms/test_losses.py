@@ -183,7 +183,7 @@ def test_contrastive():
     # Likelihoods 1/2 and 1/4 right, 1/4 and 1/4 wrong. InfoNCE: (-ln(2/4) - ln(1/3)) / 2; likelihood: (1 + 2) / 2 ln 2.
     logits, batch = one_token([[0.5, 0.5], [0.25, 0.75], [0.25, 0.75], [0.25, 0.75]], [0] * 4,
                               [True, True, False, False])  # fmt: skip
-    loss, metrics = contrastive(logits, batch)
+    loss, metrics = contrastive(logits, batch, temperature=1.0)
     info_nce, nll = math.log(6) / 2, 1.5 * math.log(2)
     assert loss.item() == pytest.approx(info_nce + nll, abs=1e-12)
     assert numbers(metrics) == pytest.approx({"info_nce": info_nce, "nll": nll, "accuracy": 0.5})
@@ -194,6 +194,27 @@ def test_contrastive():
     for temperature, weight in ((1.0, 1.0), (0.1, 0.0), (2.0, 0.7)):
         loss, _ = contrastive(LOGITS, batch, temperature=temperature, likelihood_weight=weight)
         assert loss.item() == pytest.approx(slow_contrastive(LOGITS, batch, temperature, weight), abs=1e-10)
+
+
+def test_contrastive_with_one_wrong_sequence_is_simpo():
+    # -log sigmoid(beta l_r - beta l_w) with l_r = ln 3/4, l_w = ln 1/4, beta = 2: sigmoid(2 ln 3) = 9/10.
+    logits, batch = one_token([[0.75, 0.25], [0.25, 0.75]], [0, 0], [True, False])
+    loss, _ = contrastive(logits, batch, temperature=0.5, likelihood_weight=0.0)
+    assert loss.item() == pytest.approx(-math.log(0.9), abs=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 0.2])
+@pytest.mark.parametrize("weight", [0.0, 1.0, 3.0])
+def test_a_low_temperature_stops_pushing_at_a_smaller_gap(temperature, weight):
+    # l_r = ln 3/4, l_w = ln 1/4. InfoNCE's gradient is +-sigmoid(-ln 3 / temp) / temp, and 1 - sigmoid(x ln 3) is
+    # 1 / (1 + 3^x). The gradient of l = ln p with respect to the target's logit is 1 - p.
+    logits, batch = one_token([[0.75, 0.25], [0.25, 0.75]], [0, 0], [True, False])
+    logits.requires_grad_()
+    contrastive(logits, batch, temperature=temperature, likelihood_weight=weight)[0].backward()
+    force = 1 / (1 + 3 ** (1 / temperature)) / temperature  # 1/4 at 1, 2/10 at 1/2, 5/244 at 1/5
+    pull, push = logits.grad[:, 0, 0].tolist()
+    assert pull == pytest.approx(-(force + weight) * 0.25, abs=1e-12)
+    assert push == pytest.approx(force * 0.75, abs=1e-12)
 
 
 def test_orpo():

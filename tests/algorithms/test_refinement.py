@@ -9,7 +9,7 @@ from algorithms.chains import Chain
 from algorithms.refinement import RECIPES, Edit, MergeRequest, Policy, Refinement, ScoreRequest, refine
 
 DIGEST = RECIPES["digest"]
-DROP = Policy(t1=0.95, unmerged="drop", protect_answer=False, append_answer=False, separator=" ")
+DROP = Policy(t1=0.95, scope="completion", unmerged="drop", protect_answer=False, append_answer=False, separator=" ")
 
 
 def solve(chain, policy, table, merges=None):
@@ -40,7 +40,7 @@ def test_the_cheapest_step_goes_each_round_until_the_rest_is_critical():
     result, asked = solve(chain("abc"), DROP, table)
     # Round 1: b goes, 8 < 0.95 * 10. Round 2: without a 9.7 > 1.2 * 8 = 9.6, so both are critical.
     assert asked == [("abc", "bc", "ac", "ab"), ("ac", "c", "a")]
-    assert result == Refinement(("a", "c"), (Edit("remove", 1, "b", "", 10, 8, 0.8),), 10, 8, "all_critical")
+    assert result == Refinement(("a", "c"), (), (Edit("remove", 1, "b", "", 10, 8, 0.8),), 10, 8, "all_critical")
 
 
 def test_the_lowest_index_wins_a_tie_and_one_step_is_left():
@@ -52,7 +52,7 @@ def test_the_lowest_index_wins_a_tie_and_one_step_is_left():
 
 def test_a_chain_of_one_step_is_scored_and_left_alone():
     result, asked = solve(chain("a"), DROP, {"a": 3})
-    assert result == Refinement(("a",), (), 3, 3, "one_step")
+    assert result == Refinement(("a",), (), (), 3, 3, "one_step")
     assert asked == [("a",)]
 
 
@@ -74,13 +74,13 @@ def test_between_the_thresholds_the_policy_decides(unmerged, steps, stopped):
 
 
 def test_the_answer_step_is_neither_removed_nor_scored_without():
-    result, asked = solve(Chain("Q:", ("a", "7"), "7"), Policy(separator=" "), {"a7": 10, "7": 4})
+    result, asked = solve(Chain("Q:", ("a", "7"), "7"), Policy(scope="completion", separator=" "), {"a7": 10, "7": 4})
     assert asked == [("a7", "7")]
     assert (result.steps, result.stopped) == (("7",), "one_step")
 
 
 def test_an_answer_that_no_step_states_is_scored_behind_the_chain():
-    request = next(refine(Chain("Q", ("ab", "c"), "99"), Policy()))
+    request = next(refine(Chain("Q", ("ab", "c"), "99"), Policy(scope="completion")))
     assert [(v.text, v.text[slice(*v.span)]) for v in request.variants] == [
         ("Q\nab\nc\n99", "ab\nc\n99"),
         ("Q\nc\n99", "c\n99"),
@@ -110,7 +110,7 @@ def test_the_suffix_scope_compares_the_same_text_with_and_without_the_step():
     assert next_texts(generator.send([9.0, 6.0, 5.0, 4.0, 8.0])) == ["Q a 7", "Q 7", "Q a 7"]
     with pytest.raises(StopIteration) as stop:
         generator.send([7.0, 9.0, 5.0])
-    assert stop.value.value == Refinement(("a", "7"), (Edit("remove", 1, "b", "", 9.0, 4.0, 0.5),), 9.0, 7.0,
+    assert stop.value.value == Refinement(("a", "7"), (), (Edit("remove", 1, "b", "", 8.0, 4.0, 0.5),), 9.0, 7.0,
                                           "all_critical")  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def next_texts(request):
     return [variant.text for variant in request.variants]
 
 
-MERGING = Policy(t1=0.95, t2=1.2, ask_merger=True, separator=" ", unmerged="stop")
+MERGING = Policy(t1=0.95, t2=1.2, scope="completion", ask_merger=True, separator=" ", unmerged="stop")
 
 
 def test_a_merge_takes_the_next_neighbour_and_is_scored():
@@ -130,6 +130,73 @@ def test_a_merge_takes_the_next_neighbour_and_is_scored():
     assert result.steps == ("(40-4)*3/4=27", "so 27")
     assert result.edits == (Edit("merge", 0, "40-4=36 36*3/4=27", "(40-4)*3/4=27", 10, 10.5, 1.05),)
     assert asked[1] == ("merge", "40-4=36", "36*3/4=27")
+
+
+def test_a_merge_with_the_original_reference_is_compared_with_the_original_chain():
+    # b goes at 9 < 0.95 * 10. Then c is due, and its merge may cost 12: t2 times the original, not times 9.
+    table = {"abcd7": 10, "bcd7": 20, "acd7": 9, "abd7": 20, "abc7": 20, "cd7": 20, "ad7": 11, "ac7": 20, "ax7": 11.9,
+             "x7": 20, "a7": 20}  # fmt: skip
+    policy = dataclasses.replace(MERGING, reference="original")
+    result, _ = solve(Chain("Q:", ("a", "b", "c", "d", "7"), "7"), policy, table, {("c", "d"): "x"})
+    assert result.edits[1] == Edit("merge", 1, "c d", "x", 9, 11.9, 1.19)
+
+
+def test_a_merge_in_the_suffix_scope_scores_what_follows_it():
+    policy = dataclasses.replace(MERGING, scope="suffix")
+    generator = refine(Chain("Q", ("aa", "bb", "c", "7"), "7"), policy)
+    next(generator)
+    # Without aa what follows costs as much, so aa is due. Without bb or c it costs more.
+    asked = generator.send([9.0, 5.0, 5.0, 9.0, 5.0, 9.0, 5.0])
+    assert asked == MergeRequest("Q", "aa", "bb")
+    request = generator.send("ab")
+    assert [(v.text, v.text[slice(*v.span)]) for v in request.variants] == [("Q aa bb c 7", "c 7"), ("Q ab c 7", "c 7")]
+    assert next_texts(generator.send([4.0, 4.4]))[0] == "Q ab c 7"
+    with pytest.raises(StopIteration) as stop:
+        generator.send([8.0, 9.0, 5.0, 9.0, 5.0])
+    assert stop.value.value.edits == (Edit("merge", 0, "aa bb", "ab", 4.0, 4.4, pytest.approx(1.1)),)
+    assert (stop.value.value.ppl_original, stop.value.value.ppl_refined) == (9.0, 8.0)
+
+
+def test_no_merge_is_asked_for_where_nothing_follows_it_in_the_suffix_scope():
+    policy = dataclasses.replace(MERGING, scope="suffix", unmerged="stop")
+    generator = refine(Chain("Q", ("a", "7"), "7"), policy)
+    next(generator)
+    with pytest.raises(StopIteration) as stop:
+        generator.send([9.0, 5.0, 5.0])
+    assert stop.value.value.stopped == "no_merge"
+
+
+def test_the_answer_scope_ends_with_the_step_that_states_the_answer():
+    chain = Chain("Q", ("a", "is 7", "Check: b"), "7", " ")
+    request = next(refine(chain, Policy(scope="answer")))
+    assert [v.text[slice(*v.span)] for v in request.variants] == ["is 7", "is 7", "is 7"]
+    assert [v.text for v in request.variants] == ["Q a is 7 Check: b", "Q is 7 Check: b", "Q a is 7"]
+
+
+def test_a_step_whose_removal_unbalances_the_chain_stays():
+    policy = Policy(scope="completion", unmerged="drop", t1=9, t2=9)
+    halves = Chain("Q", (r"\begin{align*} x", "a", r"\end{align*}", "7"), "7")
+    [first] = [next(refine(halves, policy)).variants]
+    assert [v.text.count("a\n") for v in first] == [1, 0]  # only "a" may go
+    broken = Chain("Q", (r"\begin{align*} x", "a", "7"), "7")  # unbalanced from the start: nothing to keep
+    assert len(next(refine(broken, policy)).variants) == 3
+
+
+@pytest.mark.parametrize(
+    ("removed", "text"), [("a", "b\n\nc d"), ("b", "a\n\nc d"), ("c", "a b\n\nd"), ("none", "a b\n\nc d")]
+)
+def test_of_the_gaps_around_a_removed_step_the_wider_stays(removed, text):
+    chain = Chain("Q: ", ("a", "b", "c", "d"), "d", " ", (" ", "\n\n", " "))
+    generator = refine(chain, Policy(t1=1, scope="completion"))
+    request = next(generator)
+    ppls = [10.0] + [1.0 if step == removed else 99.0 for step in "abc"]
+    try:
+        generator.send(ppls)
+        generator.send([1.0, 99.0, 99.0])
+    except StopIteration as stop:
+        refined = dataclasses.replace(chain, steps=stop.value.steps, separators=stop.value.separators)
+    assert refined.text == text
+    assert request.variants[0].text == "Q:  a b\n\nc d"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from algorithms.chains import recorded_chain
 from tests.benchmarks.measured import SHARED_DATA, write_result
 from tests.fixtures.runs import ROOT, records, report
 
@@ -29,11 +30,12 @@ def corpora(refined):
     for record in sorted(records(refined).values(), key=lambda record: record["id"]):
         if record["status"] == "quarantined":
             continue
-        steps, kept = record["steps"], len(record["refined_steps"])
-        chosen = sorted(random.Random(record["id"]).sample(range(len(steps) - 1), kept - 1))
-        solutions = steps, record["refined_steps"], [*(steps[number] for number in chosen), steps[-1]]
-        for rows, solution in zip(found.values(), solutions, strict=True):
-            row = {"id": record["id"], "question": record["question"], "rationale": record["joiner"].join(solution)}
+        original, kept = (recorded_chain(record, refined=refined) for refined in (False, True))
+        steps = original.steps
+        chosen = sorted(random.Random(record["id"]).sample(range(len(steps) - 1), len(kept.steps) - 1))
+        at_random = original.joiner.join([*(steps[number] for number in chosen), steps[-1]])
+        for rows, text in zip(found.values(), (original.text, kept.text, at_random), strict=True):
+            row = {"id": record["id"], "question": record["question"], "rationale": text}
             rows.append(row | {"status": "right", "correct": True})
     return found
 

@@ -28,7 +28,8 @@ def test_good_rows_carry_their_chain_and_all_other_columns(tmp_path):
     path.write_text("\n".join(json.dumps(GOOD) for _ in range(1002)))
     rows = rows_of(corpus_of(path))
     assert rows[1001] == {"id": "c.jsonl:1001", "shard": "0000000-0000001", "reason": None, "question": "q",
-                          "steps": ["a", "7"], "answer": "7", "joiner": "\n", "source": '{"level": 2}'}  # fmt: skip
+                          "steps": ["a", "7"], "answer": "7", "joiner": "\n", "separators": [],
+                          "source": '{"level": 2}'}  # fmt: skip
 
 
 def test_broken_lines_are_rows_that_keep_all_their_bytes(tmp_path):

@@ -215,6 +215,28 @@ def test_out_of_memory_between_two_rounds_of_another_row_loses_nothing(byte_mode
     assert results[0] == pytest.approx(results[1], rel=1e-5)
 
 
+def test_out_of_memory_in_what_is_kept_computes_the_row_again(byte_model, byte_scorer):
+    scorer = ForestScorer(byte_model)
+    first = scorer.prepare(ScoreRequest((Variant("Two and two make four.", (12, 22)),)))
+    scorer.score([first])
+    moved = Variant("Two and two make four.", (0, 22))  # the loss of the reused tokens is not known yet
+    second = scorer.prepare(ScoreRequest((moved,)), first)
+    assert second.num_new_tokens == 0
+    failed = []
+
+    def fail_once(module, args, output):
+        if not failed:
+            failed.append(len(args[0]))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    scorer.model.get_output_embeddings().register_forward_hook(fail_once)
+    [scored] = scorer.score([second])
+    assert failed
+    assert scored.perplexities == pytest.approx(
+        byte_scorer.score([byte_scorer.prepare(ScoreRequest((moved,)))])[0].perplexities
+    )
+
+
 def test_a_row_that_does_not_fit_alone_is_an_error_and_others_are_scored(byte_model, byte_scorer):
     scorer = ForestScorer(byte_model)
 

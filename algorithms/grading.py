@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from algorithms.answers.asked import asked_by, differ_only_in_unit, equal_as_asked
 from algorithms.answers.demands import demand_of, is_tidy, meets
-from algorithms.answers.equivalence import check_parsable, equivalent
+from algorithms.answers.equivalence import check_parsable
 from algorithms.answers.extraction import Extracted, extract
 from algorithms.answers.string_rule import string_correct
 from algorithms.answers.structure import UnparsableAnswer
@@ -24,6 +25,8 @@ UNKNOWN: Final = MappingProxyType(
         "unparsable_answer": "the stated answer cannot be parsed, and the gold answer is a different text",
         "unsure_answer": "the extracted value differs from the gold answer, but may not be the final answer",
         "other_form": "the value is right, but not in the form that the question demands",
+        "other_unit": "the value is right, but its unit or what it counts has another name than in the gold answer",
+        "several_answers": "the solution gives several answers, one of which is right",
         "failed": "the comparison failed",
         "timeout": "the comparison exceeded the time limit",
         "out_of_memory": "the comparison exceeded the memory limit",
@@ -54,9 +57,10 @@ def grade(question: str, gold: str, solution: str, *, last_number: bool) -> Grad
     if found is None:
         return Grade(None, None, None, "no_answer", by_string)
     graded = _grade_answer(question, gold, found, by_string)
-    if graded.correct is not True and found.last is not None:
-        alone = _grade_answer(question, gold, Extracted(found.last, found.found_by), by_string)
-        return alone if alone.correct else graded
+    if graded.correct is not True and any(
+        _grade_answer(question, gold, Extracted(box, found.found_by), by_string).correct for box in found.boxes
+    ):
+        return Grade(found.answer, found.found_by, None, "several_answers", by_string)
     return graded
 
 
@@ -67,9 +71,12 @@ def _grade_answer(question: str, gold: str, found: Extracted, by_string: bool) -
         return Grade(found.answer, found.found_by, None, f"unparsable_gold: {gold[:60]}", by_string)
     try:
         demand = demand_of(question)
-        correct = equivalent(gold, found.answer) and meets(demand, gold, found.answer)
+        is_equal = equal_as_asked(asked_by(question), gold, found.answer)
+        correct = is_equal and meets(demand, gold, found.answer)
         if correct and not is_tidy(demand, gold, found.answer):
             return Grade(found.answer, found.found_by, None, "other_form", by_string)
+        if not is_equal and differ_only_in_unit(gold, found.answer):
+            return Grade(found.answer, found.found_by, None, "other_unit", by_string)
     except UnparsableAnswer as error:
         try:
             check_parsable(gold)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Final
 
 from algorithms.answers.extraction import closing_brace
+from algorithms.answers.numerals import with_repeating_decimals
+from algorithms.answers.units import SPEEDS, WORDS
 
 SIGNS: Final = str.maketrans(
     {
@@ -16,7 +18,8 @@ SIGNS: Final = str.maketrans(
         "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
         "±": r"\pm ", "°": r"^\circ ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "θ": r"\theta ", "…": r"\ldots ",
         "²": "^2", "³": "^3", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⟨": r"\langle ",
-        "⟩": r"\rangle ", "’": "'", "«": "", "»": "", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "",
+        "⟩": r"\rangle ", "’": "'", "«": "", "»": "", "¢": r" \text{ cents} ", "′": "'", "″": "\"", "”": "\"",
+        "“": "\"", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "",
     }
 )  # fmt: skip
 SPACING: Final = re.compile(
@@ -34,8 +37,8 @@ NAMES: Final = frozenset((
 ALIASES: Final = (
     (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
     (r"\\dbinom|\\tbinom", r"\\binom"),
-    (r"\\(?:geqslant|geqq|geq)(?![a-zA-Z])", r"\\ge"),
-    (r"\\(?:leqslant|leqq|leq)(?![a-zA-Z])", r"\\le"),
+    (r"\\(?:geqslant|geqq|geq)(?![a-zA-Z])|>=", r"\\ge "),
+    (r"\\(?:leqslant|leqq|leq)(?![a-zA-Z])|<=", r"\\le "),
     (r"\\neq(?![a-zA-Z])", r"\\ne"),
     (r"\\not\s*=", r"\\ne "),
     (r"\\gt(?![a-zA-Z])", ">"),
@@ -56,6 +59,21 @@ ALIASES: Final = (
     (r"\\colon(?![a-zA-Z])", ":"),
     (r"\\backslash(?![a-zA-Z])", r"\\setminus "),
     (r"\\([bBp]|small|[vV])matrix", r"\\\1matrix"),
+    # 3.2e5; 2e-3 is a difference unless its first number is a decimal.
+    (r"(?<![\w.\\])(\d+(?:\.\d+)?)[eE]\+?(\d+)(?![\w.])", r"\1\\cdot 10^{\2}"),
+    (r"(?<![\w.\\])(\d+\.\d+)[eE]-(\d+)(?![\w.])", r"\1\\cdot 10^{-\2}"),
+    # Binomial coefficients: C(10,3), 10C3, _{10}C_3.
+    (r"(?<![a-zA-Z\\])C\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)", r"\\binom{\1}{\2}"),
+    (r"(?<![\w\\.])(\d+)C(\d+)(?!\w)", r"\\binom{\1}{\2}"),
+    (
+        r"(?:\{\})?[_^]\s*(?:\{(\d+)\}|(\d))\s*C\s*_\s*(?:\{(\d+)\}|(\d))",
+        lambda match: rf"\binom{{{match[1] or match[2]}}}{{{match[3] or match[4]}}}",
+    ),
+    # Half-open intervals with the bracket turned: [0,1[.
+    (
+        r"([\[\]])([^\[\]()]*[^\[\]()\s,]\s*,\s*[^\[\]()\s,][^\[\]()]*)([\[\]])",
+        lambda match: ("[" if match[1] == "[" else "(") + match[2] + ("]" if match[3] == "]" else ")"),
+    ),
 )
 
 
@@ -83,11 +101,21 @@ def clean(answer: str) -> str:
     text = re.sub(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi ", text)
     text = re.sub(r"(?<![\\a-zA-Z])(?:infinity|infty)(?![a-zA-Z])", r"\\infty ", text)
     text = re.sub(r"(?<=\d)\s*\^?\s*\{?\s*(?:«(?:st|nd|rd|th)»|(?:st|nd|rd|th)(?![a-zA-Z]))\s*\}?", "", text)
+    text = with_repeating_decimals(text)
+    text = _with_named_primes(text)
     text = re.sub(r"(?<![\\a-zA-Z])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|ln|log|exp)(?=\s*\()", r"\\\1", text)
+    text = re.sub(r"(?<=[\d}])\s*((?:mm|cm|m|km|ft|mi|mg|g|kg|ml|[lL])/(?:s|sec|min|h|hr))(?![\w^])", r" «\1» ", text)
     text = _mark_words(text)
     text = re.sub(r"\s+", " ", text)
     text = re.sub(r"» ?«", " ", text)
     return _without_trailing_marks(text)
+
+
+def _with_named_primes(text: str) -> str:
+    """Feet and inches, or minutes and seconds of arc: 5'3", 30^\\circ 30'."""
+    single, double = ("arcminutes", "arcseconds") if r"\circ" in text else ("feet", "inches")
+    text = re.sub(r"(\d)\s*(?:''|\")(?![\w(])", rf"\1 «{double}» ", text)
+    return re.sub(r"(\d)\s*(?:'|\^\s*\{?\s*\\prime\s*\}?)(?!['a-zA-Z(])", rf"\1 «{single}» ", text)
 
 
 def _without_delimiters(text: str) -> str:
@@ -154,6 +182,8 @@ def _mark_words(text: str) -> str:
 def _is_word(word: str, *, touching: bool) -> bool:
     """Whether letters form a word, not a product of variables: abc, or xyz in 2xyz (`touching` its factor)."""
     if word.lower() in SHORT_WORDS:
+        return True
+    if len(word) > 2 and (word.lower() in WORDS or word.lower() in SPEEDS):
         return True
     is_run = "".join(sorted(word)) in "abcdefghijklmnopqrstuvwxyz"
     return len(word) > 2 and not is_run and not touching

@@ -9,7 +9,9 @@ transitive (5 cm = 5 = 5 m); the classes of `classes` are.
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
+from itertools import pairwise
+from operator import itemgetter
 from typing import Any, Final
 
 from algorithms.answers.expressions import constant_ratio, expression, has_symbols, same_expression
@@ -31,10 +33,12 @@ from algorithms.answers.structure import (
     is_balanced,
     parse_answer,
 )  # fmt: skip
-from algorithms.answers.units import measure
+from algorithms.answers.units import Unit, are_compatible, parse_unit
 
 NAME: Final = re.compile(r"\\?[a-zA-Z]+'?(?:_\{?\w+\}?)?(?:\s*\(\s*\w+(?:\s*,\s*\w+)*\s*\))?")
 SET_NAMES: Final = (r"\mathbb{R}", r"\mathbb{Z}", r"\mathbb{N}", r"\emptyset")
+WORDS_FOR: Final = {"true": "yes", "false": "no"}
+ANGLE: Final = (("angle", 1),)
 CONSTANTS: Final = ("i", "e", r"\pi", r"\infty")
 
 
@@ -48,10 +52,21 @@ def equivalent(first: str, second: str) -> bool:
     return any(same(one, other) for one in _readings(first) for other in _readings(second))
 
 
+MIXED: Final = re.compile(
+    r"(.*?\d)\s*(?:\\text\{\s*)?\band\b(?:\s*\})?\s*(\d+\s*/\s*\d+|\\[dt]?frac\{?\d\}?\{?\d+\}?)(.*)"
+)
+
+
 def _readings(answer: str) -> Iterator[Node]:
+    """What an answer may mean: either side of "\\approx", and a mixed number or two values in "1 and 1/2"."""
     sides = re.split(r"\\approx(?![a-zA-Z])|≈", answer)
     for side in sides if all(is_balanced(side) for side in sides) else [answer]:
         node = parse_answer(side)
+        if node is not None:
+            yield node
+    mixed = MIXED.fullmatch(answer.strip())
+    if mixed:
+        node = parse_answer(f"{mixed[1]} {mixed[2]}{mixed[3]}")
         if node is not None:
             yield node
 
@@ -114,19 +129,58 @@ def _text_of(node: Leaf | Words) -> str:
 def _compare_quantities(one: Node, other: Node) -> bool | None:
     if not isinstance(one, Quantity):
         return None
-    if not isinstance(other, Quantity):
-        return None if isinstance(other, Values | Relation) else same(one.value, other)
-    (kind, size), (other_kind, other_size) = measure(one.unit), measure(other.unit)
-    if kind and other_kind and kind != other_kind:
-        return False
-    if kind and kind == other_kind and size != other_size:
-        return same(_in_other_unit(one.value, size / other_size), other.value)
-    return same(one.value, other.value)
+    if isinstance(other, Relation):
+        return None
+    if isinstance(other, Values):
+        total = _total(other)
+        return None if total is None else same(one, total)
+    mine = parse_unit(one.unit)
+    if isinstance(other, Quantity):
+        theirs = parse_unit(other.unit)
+        if not are_compatible(mine, theirs):
+            return False
+        is_converted = mine.dimensions == theirs.dimensions != () and (mine.size, mine.pi) != (theirs.size, theirs.pi)
+        return same(_converted(one.value, mine, theirs) if is_converted else one.value, other.value)
+    if one.unit.startswith("mod ") and _has_symbols(one.value):
+        return False  # x modulo 2 is not x
+    if mine.dimensions == ANGLE and not mine.pi and isinstance(other, Leaf) and r"\pi" in other.latex:
+        return same(one, Quantity(other, "radians"))  # a number with pi is in radians
+    return same(one.value, other)
 
 
-def _in_other_unit(value: Node, factor: float) -> Node:
-    exact = f"{factor:.12g}" if factor >= 1 else f"\\frac{{1}}{{{1 / factor:.12g}}}"
-    return Leaf(f"({value.latex})\\cdot {exact}") if isinstance(value, Leaf) else value
+def _has_symbols(node: Node) -> bool:
+    return isinstance(node, Leaf) and has_symbols(node.latex)
+
+
+def _converted(value: Node, unit: Unit, wanted: Unit) -> Node:
+    """A value in another unit of the same dimensions."""
+    if isinstance(value, Quantity):
+        return replace(value, value=_converted(value.value, unit, wanted))
+    if not isinstance(value, Leaf):
+        return value
+    factor = unit.size / wanted.size
+    pi = rf"\pi^{{{wanted.pi - unit.pi}}}"
+    return Leaf(rf"({value.latex})\cdot \frac{{{factor.numerator}}}{{{factor.denominator}}}\cdot {pi}")
+
+
+def _total(values: Values) -> Quantity | None:
+    """The sum of 2 hours and 30 minutes: quantities of one dimension, each smaller than a unit of the one before."""
+    parts = [(item, parse_unit(item.unit)) for item in values.items if isinstance(item, Quantity)]
+    if values.is_set or len(parts) < max(2, len(values.items)):
+        return None
+    for (_, larger), (_, smaller) in pairwise(parts):
+        if (
+            not (larger.dimensions == smaller.dimensions != ())
+            or larger.size <= smaller.size
+            or larger.pi
+            or smaller.pi
+        ):
+            return None
+    last, unit = parts[-1]
+    terms = [_converted(item.value, own, unit) for item, own in parts]
+    if not all(isinstance(term, Leaf) for term in terms):
+        return None
+    return Quantity(Leaf("+".join(f"({term.latex})" for term in terms if isinstance(term, Leaf))), last.unit)
 
 
 def _compare_bases(one: Node, other: Node) -> bool | None:
@@ -140,8 +194,12 @@ def _compare_bases(one: Node, other: Node) -> bool | None:
 def _compare_clocks(one: Node, other: Node) -> bool | None:
     if not isinstance(one, Clock):
         return None
+    if isinstance(other, Leaf):
+        if ":" in other.latex:  # a ratio after all
+            return not one.half and same_expression(f"{one.hour}:{one.minute}", other.latex)
+        return one.half != "" and one.minute == 0 and other.latex.strip() == str(one.hour)
     if not isinstance(other, Clock):
-        return None if isinstance(other, Leaf) else False
+        return None if isinstance(other, Relation | Values | Choice) else False
     hours = [(clock.hour % 12 + 12 * (clock.half == "p")) if clock.half else clock.hour for clock in (one, other)]
     if not (one.half and other.half) and max(one.hour, other.hour) <= 12:
         hours = [one.hour, other.hour]
@@ -200,10 +258,23 @@ def _value_of(relation: Relation) -> Node | None:
     first, last = relation.sides[0], relation.sides[-1]
     if len(relation.sides) > 2 and isinstance(first, Leaf) and re.fullmatch(r"\\?[a-zA-Z]+(?:_\w)?", first.latex):
         return last
+    if (
+        len(relation.sides) == 2
+        and isinstance(first, Leaf)
+        and _is_about_points(first.latex)
+        and not _has_symbols(last)
+    ):
+        return last
     # The value of a chain of equal constants is the last constant.
     if all(not isinstance(side, Leaf) or not has_symbols(side.latex) for side in relation.sides):
         return last
     return None
+
+
+def _is_about_points(latex: str) -> bool:
+    r"""Whether an expression is made of names of points and of their ratios: \frac{NO}{BO}, V_1:V_2, AB+BC."""
+    bare = re.sub(r"\\(?:frac|angle|sin|cos|tan|cdot|overline|triangle|widehat)(?![a-zA-Z])", "", latex)
+    return re.fullmatch(r"[A-Z0-9_{}:/+\-\s()\[\]^'m]+", bare) is not None and re.search(r"[A-Z]", bare) is not None
 
 
 def _are_proportional(one: Relation, other: Relation) -> bool:
@@ -313,7 +384,16 @@ def _compare_values(one: Node, other: Node) -> bool | None:
     if not isinstance(one, Values):
         return None
     if isinstance(other, Values):
+        mine, theirs = _total(one), _total(other)
+        if mine is not None and theirs is not None:
+            return same(mine, theirs)
         return _same_items(list(one.items), list(other.items))
+    if isinstance(other, Sequence) and not one.is_set:
+        named = [_assignment(item) for item in one.items if isinstance(item, Relation)]
+        if len(named) == len(one.items) and all(named):  # x = 1, y = 2 as a point
+            pairs = [pair for pair in named if pair]
+            pairs = sorted(pairs, key=itemgetter(0)) if all(len(name) == 1 for name, _ in pairs) else pairs
+            return same(Sequence(tuple(value for _, value in pairs), "(", ")"), other)
     if isinstance(other, Leaf) and other.latex == r"\emptyset":
         return not one.items
     if isinstance(other, Leaf) and GROUPING in other.latex:  # 81,256 may mean the list 81, 256
@@ -327,15 +407,22 @@ def _compare_values(one: Node, other: Node) -> bool | None:
 
 
 def _same_items(items: list[Node], others: list[Node]) -> bool:
-    """Whether the two lists pair up one to one, in any order."""
+    """Whether the two lists pair up one to one, in any order: a perfect matching of the bipartite graph of equals."""
     if len(items) != len(others):
         return False
-    for item in items:
-        partner = next((index for index, each in enumerate(others) if same(item, each)), None)
-        if partner is None:
-            return False
-        del others[partner]
-    return True
+    equals = [[index for index, each in enumerate(others) if same(item, each)] for item in items]
+    partner: dict[int, int] = {}  # index of `others` -> index of `items`
+
+    def find(item: int, tried: set[int]) -> bool:
+        for other in equals[item]:
+            if other not in tried:
+                tried.add(other)
+                if other not in partner or find(partner[other], tried):
+                    partner[other] = item
+                    return True
+        return False
+
+    return all(equals[item] and find(item, set()) for item in range(len(items)))
 
 
 def _compare_sequences(one: Node, other: Node) -> bool | None:
@@ -372,8 +459,8 @@ def _compare_words(one: Node, other: Node) -> bool | None:
         return None
     if not isinstance(other, Words | Leaf):
         return False
-    text = _without_punctuation(_text_of(one))
-    return text != "" and text == _without_punctuation(_text_of(other))
+    text, other_text = (_without_punctuation(_text_of(each)) for each in (one, other))
+    return text != "" and WORDS_FOR.get(text, text) == WORDS_FOR.get(other_text, other_text)
 
 
 def _without_punctuation(text: str) -> str:

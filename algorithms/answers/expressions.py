@@ -15,6 +15,10 @@ from algorithms.answers.structure import GROUPING, UnparsableAnswer, is_balanced
 DIGITS: Final = 60
 POINTS: Final = 4
 TRIES: Final = 12
+# cis and its argument: in brackets or braces, or up to the next term.
+CIS: Final = re.compile(
+    r"\\?cis(?![a-zA-Z])\s*(\((?:[^()]|\([^()]*\))*\)|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}|[^-+(){}]+)"
+)
 FUNCTIONS: Final = r"\\(?:sin|cos|tan|cot|sec|csc|cis|arcsin|arccos|arctan)"
 
 
@@ -44,9 +48,16 @@ def same_expression(one: str, other: str) -> bool:
 
 
 def _same_ratio(one: str, other: str) -> bool:
+    """Whether two ratios are proportional. A ratio of two is also their quotient."""
     parts, others = one.split(":"), other.split(":")
+    if not all(part.strip() for part in [*parts, *others]):
+        return False
+    if len(parts) == 1 or len(others) == 1:
+        (value,), ratio = (parts, others) if len(parts) == 1 else (others, parts)
+        return len(ratio) == 2 and same_expression(value, rf"\frac{{{ratio[0]}}}{{{ratio[1]}}}")
     return len(parts) == len(others) and all(
-        same_expression(left, right) for left, right in zip(parts, others, strict=True)
+        same_expression(f"({part})\\cdot({others[0]})", f"({other})\\cdot({parts[0]})")
+        for part, other in zip(parts[1:], others[1:], strict=True)
     )
 
 
@@ -126,10 +137,11 @@ def expression(latex: str) -> Any:
     import sympy
 
     latex = latex.replace(GROUPING, "")
+    latex = re.sub(r"(?<![\d.])\d{1,3}(?: \d{3})+(?!\d)", lambda match: match[0].replace(" ", ""), latex)
     number = _parse_plain_number(latex)
     if number is not None:
         return number
-    if not is_balanced(latex) or re.search(r"[¤«»]|\\ldots", latex):
+    if not is_balanced(latex) or re.search(r"[¤€£¥«»]|\\ldots|(?<![\d_.])\d[\d.]*\s+\d", latex):
         raise UnparsableAnswer(f"not an expression: {latex[:60]}")
     from latex2sympy2_extended import latex2sympy
 
@@ -154,7 +166,7 @@ def _parse_plain_number(latex: str) -> Any | None:
     if mixed and int(mixed[4] or mixed[6]):
         value = int(mixed[2]) + sympy.Rational(int(mixed[3] or mixed[5]), int(mixed[4] or mixed[6]))
         return -value if mixed[1] == "-" else value
-    text = latex.replace(" ", "")
+    text = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", latex)
     match = re.fullmatch(r"([-+]?)(\d+)?(?:\.(\d*)(?:\\(?:overline|bar)\{?(\d+)\}?)?)?", text)
     if match and (match[2] or match[3] or match[4]):
         whole, decimals, repeated = match[2] or "0", match[3] or "", match[4] or ""
@@ -177,5 +189,5 @@ def _rewrite_for_parser(latex: str) -> str:
     text = re.sub(r"(?<![\d.])\.(\d)", r"0.\1", text)
     text = re.sub(r"\^\s*(\\frac\{[^{}]*\}\{[^{}]*\})", r"^{\1}", text)
     text = re.sub(rf"({FUNCTIONS})\s*\^\s*\{{?\s*-1\s*\}}?", lambda match: match[1].replace("\\", "\\arc"), text)
-    text = text.replace(r"\cis", r"\operatorname{cis}")
+    text = CIS.sub(r"(\\cos(\1)+i\\cdot\\sin(\1))", text)
     return text.replace("×", r"\times ").replace("*", r"\cdot ")

@@ -54,12 +54,12 @@ SENTENCE_END: Final = re.compile(
 class Extracted:
     """The answer as the solution states it, and the method that found it.
 
-    If the answer joins several boxes of an enumeration, `last` is the last box: it may be the whole answer.
+    If the answer joins several boxes of an enumeration, `boxes` are their contents: one may be meant as the answer.
     """
 
     answer: str
     found_by: FoundBy
-    last: str | None = None
+    boxes: tuple[str, ...] = ()
 
 
 def extract(solution: str, *, last_number: bool = False) -> Extracted | None:
@@ -73,10 +73,9 @@ def extract(solution: str, *, last_number: bool = False) -> Extracted | None:
 
 
 def _extract_from_solution(solution: str, *, last_number: bool) -> Extracted | None:
-    boxed = _boxed_answer(solution)
-    if boxed is not None:
-        last = last_boxed(solution)
-        return Extracted(boxed, "boxed", last if last != boxed else None) if boxed else None
+    boxes = _last_boxes(solution)
+    if boxes is not None:
+        return Extracted(", ".join(boxes), "boxed", boxes if len(boxes) > 1 else ()) if boxes else None
     hashes = [found for found in HASHES.findall(solution) if is_number(found)]  # the rest are Markdown headings
     if hashes:
         return Extracted(hashes[-1], "hashes")
@@ -90,20 +89,20 @@ def _extract_from_solution(solution: str, *, last_number: bool) -> Extracted | N
     return Extracted(numbers[-1].strip(), "last_number") if numbers else None
 
 
-def _boxed_answer(text: str) -> str | None:
-    r"""The content of the last box, or of all boxes in a final enumeration (\boxed{3} or \boxed{5}); "" if empty."""
+def _last_boxes(text: str) -> tuple[str, ...] | None:
+    r"""The content of the last box, or of all boxes in a final enumeration (\boxed{3} or \boxed{5}); () if empty."""
     matches = list(BOX.finditer(text))
     if matches and re.match(r"\{\s*\}", text[matches[-1].end() :]):
-        return ""
+        return ()
     answer = last_boxed(text)
     spans = [(match, closing_brace(text, match.end())) for match in matches if text[match.end() :].startswith("{")]
     closed = [(match.start(), text[match.end() + 1 : end].strip(), end) for match, end in spans if end is not None]
     if not closed or closed[-1][1] != answer:
-        return answer
+        return None if answer is None else (answer,)
     first = len(closed) - 1
     while first and ENUMERATED.fullmatch(text[closed[first - 1][2] + 1 : closed[first][0]]):
         first -= 1
-    return ", ".join(content for _, content, _ in closed[first:])
+    return tuple(content for _, content, _ in closed[first:])
 
 
 def last_boxed(text: str) -> str | None:

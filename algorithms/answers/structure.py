@@ -7,10 +7,12 @@ times of day. `equivalence` compares two trees.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from algorithms.answers.cleaning import clean
 from algorithms.answers.extraction import closing_brace
+from algorithms.answers.numerals import number_in_words
 
 MAX_CHARACTERS: Final = 2000
 
@@ -120,14 +122,15 @@ CONNECTIVES: Final = re.compile(r"«\s*(?:,\s*)?(?:and|or)\s*»")
 MATRIX: Final = re.compile(
     r"^(.*?)\\begin\{([bBpvV]?(?:small)?matrix|array)\}(?:\{[^}]*\})?(.*)\\end\{\2\}$", re.DOTALL
 )
+AMOUNT: Final = r"(?:\d+(?:\.\d+)?(?:\s+\d+/\d+)?|\\frac\{\d+\}\{\d+\})"
 UNIT: Final = re.compile(
     r"(.*?[^\s(«»^_/\\])\s*(?:\^\s*\{?\s*)?«([^«»]+)»\s*(?:\}|(\^\s*\{?\s*[23]\s*\}?))?\s*(?:/\s*«([^«»]+)»)?"
 )
-NUMBER_WORDS: Final = {
-    "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
-    "eight": "8", "nine": "9", "ten": "10", "eleven": "11", "twelve": "12", "thirteen": "13", "fourteen": "14",
-    "fifteen": "15", "sixteen": "16", "seventeen": "17", "eighteen": "18", "nineteen": "19", "twenty": "20",
-}  # fmt: skip
+NO_SOLUTION: Final = re.compile(
+    r"(?:there (?:is|are) )?no(?: (?:real|such|integer|possible|valid|more))*"
+    r"(?: (?:solutions?|values?|roots?|numbers?|integers?))(?: exists?)?|none"
+)
+CURRENCIES: Final = {"¤": "dollars", "€": "euros", "£": "gbp", "¥": "yen"}
 MULTIPLES: Final = {
     "dozen": "12", "hundred": "100", "thousand": "1000", "million": "1000000", "billion": "1000000000",
     "trillion": "1000000000000", "half": "1/2", "halves": "1/2", "third": "1/3", "thirds": "1/3", "quarter": "1/4",
@@ -139,10 +142,11 @@ MULTIPLES: Final = {
 # Words that turn the text after a number into a statement, so that it is not a unit.
 STATEMENT: Final = frozenset(
     ("is", "are", "was", "were", "not", "or", "less", "than", "least", "most", "isn't", "if", "only", "no", "cubed",
-     "squared", "minus", "plus", "times", "but")
+     "squared", "minus", "plus", "times", "but", "can", "cannot", "has", "have", "does", "do", "will")
 )  # fmt: skip
 
 
+@lru_cache(maxsize=4096)
 def parse_answer(answer: str) -> Node | None:
     """The tree of an answer; None if it is missing. Raises UnparsableAnswer if it cannot be parsed."""
     if not answer.strip():
@@ -160,10 +164,7 @@ def _parse(text: str) -> Node:
     if not text:
         raise UnparsableAnswer("a value is missing")
     text = _mark_grouped_digits(_without_introduction(text))
-    for attempt in (
-        _parse_clock, _parse_choice, _parse_list, _parse_plus_minus, _parse_relation, _parse_set_operation,
-        _parse_matrix, _parse_bracketed, _parse_base_number, _parse_words,
-    ):  # fmt: skip
+    for attempt in PARSERS:
         node = attempt(text)
         if node is not None:
             return node
@@ -201,8 +202,42 @@ def _split_outside_brackets(text: str, separators: tuple[str, ...]) -> list[tupl
     return [*pieces, (piece, "")]
 
 
+def _parse_compound(text: str) -> Node | None:
+    """Values with units side by side: 2 hours 30 minutes. `equivalence` adds them up."""
+    parts = re.findall(rf"({AMOUNT})\s*(?:«([^«»]+)»|(\^\s*\\circ))[\s,]*", text)
+    if len(parts) < 2 or "," in text or not re.fullmatch(rf"(?:{AMOUNT}\s*(?:«[^«»]+»|\^\s*\\circ)\s*)+", text):
+        return None
+    units = [re.sub(r"^and | and$", "", unit.strip().lower()) or "degrees" for _, unit, _ in parts]
+    if any(STATEMENT & set(unit.split()) for unit in units):
+        return None
+    return Values(tuple(Quantity(_parse(value), unit) for (value, _, _), unit in zip(parts, units, strict=True)))
+
+
+def _parse_assignments(text: str) -> Node | None:
+    """Several solutions, each a value for every unknown: p=5, q=2; p=7, q=2."""
+    groups = [
+        [_split_outside_brackets(piece, ("=",)) for piece, _ in _split_outside_brackets(group, (",",)) if piece.strip()]
+        for group, _ in _split_outside_brackets(CONNECTIVES.sub(" ; ", text), (";",))
+    ]
+    names = [sorted(piece[0][0].strip() for piece in group) for group in groups]
+    is_assignment = all(len(piece) == 2 and piece[0][0].strip().isalpha() for group in groups for piece in group)
+    if len(groups) < 2 or len(names[0]) < 2 or not is_assignment or any(each != names[0] for each in names):
+        return None
+    return Values(
+        tuple(
+            Sequence(
+                tuple(_parse(piece[1][0]) for piece in sorted(group, key=lambda piece: piece[0][0].strip())), "(", ")"
+            )
+            for group in groups
+        )
+    )
+
+
 def _parse_list(text: str) -> Node | None:
+    if re.fullmatch(r"\d+(?:\.\d+)?(?:\s+\d+(?:\.\d+)?)+", text):
+        return Values(tuple(Leaf(number) for number in text.split()))
     either = re.search(r"«[^«»]*\bor\s*»", text) is not None
+    both = re.search(r"«[^«»]*\band\s*»", text) is not None
     pieces = [
         piece.strip() for piece, _ in _split_outside_brackets(CONNECTIVES.sub(" ; ", text), (",", ";")) if piece.strip()
     ]
@@ -216,7 +251,7 @@ def _parse_list(text: str) -> Node | None:
     if last and all(re.match(rf"^{last[1]}\s*=", piece) for piece in pieces):  # x = 1, x = 2
         items = [item.sides[-1] if isinstance(item, Relation) else item for item in items]
     if all(isinstance(item, Relation) and "=" not in item.operators for item in items):
-        return SetOperation(tuple(items), r"\cup" if either else ",")  # x < 1 or x > 2
+        return SetOperation(tuple(items), r"\cup" if either else r"\cap" if both else ",")  # x < 1 or x > 2
     return Values(_flattened(items))
 
 
@@ -287,7 +322,9 @@ def _parse_bracketed(text: str) -> Node | None:
     content, closing = inside
     pieces = [
         piece.strip()
-        for piece, _ in _split_outside_brackets(_mark_grouped_coordinates(content.replace(GROUPING, ",")), (",",))
+        for piece, _ in _split_outside_brackets(
+            _mark_grouped_coordinates(content.replace(GROUPING, ",")), (";",) if ";" in content else (",",)
+        )
     ]
     if opening == r"\{":
         return Values(tuple(_parse(piece) for piece in pieces if piece), is_set=True)
@@ -323,7 +360,7 @@ def _bracket_content(text: str, opening: str) -> tuple[str, str] | None:
 
 def _parse_base_number(text: str) -> Node | None:
     match = re.fullmatch(
-        r"«?\s*([0-9A-F]+)\s*»?\s*_\s*\{?\s*(?:«\s*)?(\d+|two|three|eight|ten|sixteen)(?:\s*»)?\s*\}?", text
+        r"«?\s*\(?([0-9A-F]+)\)?\s*»?\s*_\s*\{?\s*(?:«\s*)?(\d+|two|three|eight|ten|sixteen)(?:\s*»)?\s*\}?", text
     )
     if match is None or not any(letter.isdigit() for letter in match[1]):
         return None
@@ -333,8 +370,27 @@ def _parse_base_number(text: str) -> Node | None:
 
 def _parse_clock(text: str) -> Node | None:
     plain = re.sub(r"[«»\s]", "", text).lower().replace(".", "")
-    match = re.fullmatch(r"(\d{1,2}):(\d{2})(?:([ap])m)?", plain)
-    return Clock(int(match[1]), int(match[2]), match[3] or "") if match else None
+    if plain in ("noon", "12noon", "midnight", "12midnight"):
+        return Clock(12, 0, "a" if "mid" in plain else "p")
+    match = re.fullmatch(r"(\d{1,2})(?::(\d{2}))?(?:([ap])m?)?", plain)
+    if match is None or not (match[2] or (match[3] and plain.endswith("m"))):
+        return None
+    return Clock(int(match[1]), int(match[2] or 0), match[3] or "")
+
+
+def _parse_date(text: str) -> Node | None:
+    plain = text.replace(" ", "")
+    return Words(plain) if re.fullmatch(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}/\d{1,2}/\d{4}", plain) else None
+
+
+def _parse_figure(text: str) -> Node | None:
+    """A triangle or an angle by its points: the triangle ABC is BCA, and the angle ABC is CBA."""
+    match = re.fullmatch(r"\\(triangle|angle)\s*((?:[A-Z]'?)+)", text.replace("«", "").replace("»", ""))
+    if match is None:
+        return None
+    points = re.findall(r"[A-Z]'?", match[2])
+    names = sorted(points) if match[1] == "triangle" else min(points, points[::-1])
+    return Words(f"{match[1]} {''.join(names)}")
 
 
 def _parse_choice(text: str) -> Node | None:
@@ -363,29 +419,37 @@ def _parse_words(text: str) -> Node | None:
     if not text.startswith("«"):
         return None
     words = re.sub(r"\s+", " ", re.sub(r"[«»]", " ", text)).strip().lower().strip(" .")
-    if words in NUMBER_WORDS:
-        return Leaf(NUMBER_WORDS[words])
+    tokens = words.split()
+    for length in range(len(tokens), max(0, len(tokens) - 3), -1):  # twenty-five, three apples
+        number = number_in_words(" ".join(tokens[:length]))
+        unit = " ".join(tokens[length:])
+        if number is not None and not STATEMENT & set(tokens[length:]):
+            return Quantity(Leaf(number), unit) if unit else Leaf(number)
     if words in ("all real numbers", "all reals", "the set of all real numbers", "real numbers", "all real", "reals"):
         return Leaf(r"\mathbb{R}")
-    if words in ("empty set", "the empty set"):
+    if words in ("empty set", "the empty set") or NO_SOLUTION.fullmatch(words):
         return Leaf(r"\emptyset")
     return Words(re.sub(r"^(?:the|a|an) ", "", words))
 
 
 def _parse_quantity_or_leaf(text: str) -> Node:
-    if text.startswith(("¤", "-¤")) or text.endswith("¤"):
-        return Quantity(_parse(text.replace("¤", "", 1)), "dollars")
+    sign = next((sign for sign in CURRENCIES if text.startswith((sign, f"-{sign}")) or text.endswith(sign)), None)
+    if sign is not None:
+        value, currency = _parse(text.replace(sign, "", 1)), CURRENCIES[sign]
+        if isinstance(value, Quantity):  # $5 per hour, $5 profit
+            return Quantity(value.value, f"{currency} {value.unit}")
+        return Quantity(value, currency)
     if text.endswith("%"):
         return Quantity(_parse(text[:-1]), "%")
     modulo = re.fullmatch(r"(.+?)\s*\(?\\[pb]?mod\s*\{?\s*(\d+)\s*\}?\)?", text)
     if modulo:
         return Quantity(_parse(modulo[1]), f"mod {modulo[2]}")
     degrees = re.fullmatch(r"(.+?)\s*\^\s*\\circ(?:\s*«?([CF])»?)?", text)
-    if degrees and not re.search(r"\\(?:sin|cos|tan|cot|sec|csc|cis)", text):
-        scale = f"degrees {degrees[2].lower()}" if degrees[2] else "degrees"
+    if degrees and not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)|cis", text):
+        scale = {"C": "celsius", "F": "fahrenheit"}.get(degrees[2] or "", "degrees")
         return Quantity(_parse(degrees[1].removesuffix("{}")), scale)
     unit = UNIT.fullmatch(text)
-    if unit and re.search(r"[\d)}\]a-zA-Z]$", unit[1].strip()):
+    if unit and re.search(r"[\d)}\]a-zA-Z%]$", unit[1].strip()):
         return _parse_with_unit(unit[1].strip(), unit[2].strip().lower(), unit[3], unit[4])
     if re.search(r"«[^«»]*\s[^«»]*»", text):
         return Words(re.sub(r"\s+", " ", re.sub(r"[«»]", " ", text)).strip().lower())
@@ -399,12 +463,17 @@ def _parse_with_unit(value: str, unit: str, power: str | None, per: str | None) 
     if first in MULTIPLES:
         scaled = Leaf(rf"({value})\cdot {MULTIPLES[first]}")
         return Quantity(scaled, rest) if rest else scaled
-    if unit in ("rad", "radians", "radian") and r"\pi" in value:
-        return Quantity(_parse(value), "radians")
     exponent = "" if power is None else re.sub(r"\D", "", power)
     if value.endswith("{") or value.count("{") != value.count("}"):
         value = value.rstrip("{^ ")
     return Quantity(_parse(value), unit + exponent + (f"/{per}" if per else ""))
+
+
+PARSERS: Final = (
+    _parse_clock, _parse_date, _parse_choice, _parse_compound, _parse_assignments, _parse_list, _parse_plus_minus,
+    _parse_relation, _parse_set_operation, _parse_matrix, _parse_bracketed, _parse_base_number, _parse_figure,
+    _parse_words,
+)  # fmt: skip
 
 
 def is_balanced(text: str) -> bool:

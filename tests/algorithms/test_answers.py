@@ -100,8 +100,9 @@ def test_the_right_value_in_another_form_than_demanded_is_neither_right_nor_wron
         ("4", r"2 + 2 = 4. So the answer is \boxed{}.", None),
         ("3, 5", r"So $x = \boxed{3}$ or $x = \boxed{5}$.", True),
         ("5", r"First \boxed{4} apples, and then \boxed{5}.", True),
-        ("5", r"So $x = \boxed{3}$ and $y = \boxed{5}$.", True),
-        ("3", r"So $x = \boxed{3}$ and $y = \boxed{5}$.", False),
+        ("5", r"So $x = \boxed{3}$ and $y = \boxed{5}$.", None),
+        ("3", r"So $x = \boxed{3}$ and $y = \boxed{5}$.", None),
+        ("4", r"So $x = \boxed{3}$ and $y = \boxed{5}$.", False),
         ("12", "The answer is: 12\n\nProblem: What is 4 times 10?\nThe answer is 40.", True),
         ("12", "The answer is $12$ dollars, i.e. $1200$ cents.", True),
         ("星期二", "所以答案是星期二。", True),
@@ -133,6 +134,47 @@ REVIEWED = [  # found by a reviewer of this code
 def test_what_a_reviewer_found(one, other, are_equal):
     assert equivalent(one, other) == are_equal
     assert equivalent(other, one) == are_equal
+
+
+OPTIONS = r"Which is it? $\textbf{(A)}\ 11 \qquad \textbf{(B)}\ 12 \qquad \textbf{(C)}\ \text{a cone}$"
+
+
+@pytest.mark.parametrize(
+    ("question", "gold", "answer", "correct"),
+    [
+        ("What is the ratio of $a$ to $b$?", "11:21", "22:42", True),
+        ("At what time does it end?", "11:21", "22:42", False),
+        ("What is the ratio?", "4:10", "2:5", True),
+        ("What time is it?", "5:00", "5", True),
+        ("How long is it?", "5:00", "5", False),
+        ("Find the ordered pair $(x,y)$.", "(2,3)", "2, 3", True),
+        ("Find the ordered pair $(x,y)$.", "(2,3)", "3, 2", False),
+        ("Find all values.", "2,3", "3, 2", True),
+        ("What fraction or percent is it?", r"75\%", r"\frac{3}{4}", True),
+        ("What is the probability?", "0.75", "75%", True),
+        ("What is it worth?", "0.75", "75%", None),
+        ("What is the probability?", "0.75", "7.5%", False),
+        (OPTIONS, "B", "12", True),
+        (OPTIONS, "12", "(B)", True),
+        (OPTIONS, "12", "(A)", False),
+        (OPTIONS, r"\text{(C)}", r"\text{a cone}", True),
+        (OPTIONS, "B", "13", False),
+        ("Choose.\nA) 3\nB) 4", "B", "4", True),
+        ("How many balls?", r"5 \text{ balls}", r"5 \text{ marbles}", None),
+        ("How many balls?", r"5 \text{ balls}", r"6 \text{ marbles}", False),
+        ("Which way?", r"5 \text{ miles north}", r"5 \text{ miles south}", False),
+        ("How far?", r"5 \text{ feet}", r"5 \text{ inches}", False),
+        ("At which rate?", r"\$5 \text{ per hour}", r"\$5", None),
+    ],
+)
+def test_the_question_decides_where_the_text_cannot(question, gold, answer, correct):
+    assert grade(question, gold, rf"So \boxed{{{answer}}}.", last_number=False).correct is correct
+
+
+def test_one_right_answer_among_several_boxes_is_no_grade():
+    graded = grade("Find the angle.", "150", r"So \boxed{30^\circ} or \boxed{150^\circ}.", last_number=False)
+    assert (graded.answer, graded.correct, graded.reason) == (r"30^\circ, 150^\circ", None, "several_answers")
+    assert grade("Find the angle.", "150", r"So \boxed{30} or \boxed{60}.", last_number=False).correct is False
 
 
 def test_a_form_that_the_gold_answer_lacks_is_not_demanded():

@@ -57,9 +57,12 @@ def grade(question: str, gold: str, solution: str, *, last_number: bool) -> Grad
     if found is None:
         return Grade(None, None, None, "no_answer", by_string)
     graded = _grade_answer(question, gold, found, by_string)
-    if graded.correct is not True and any(
-        _grade_answer(question, gold, Extracted(box, found.found_by), by_string).correct for box in found.boxes
-    ):
+    if graded.correct is True or not found.boxes:
+        return graded
+    alone = [_grade_answer(question, gold, Extracted(box, found.found_by), by_string) for box in found.boxes]
+    if all(each.correct for each in alone):  # one answer, stated twice
+        return alone[-1]
+    if any(each.correct for each in alone):
         return Grade(found.answer, found.found_by, None, "several_answers", by_string)
     return graded
 

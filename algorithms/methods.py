@@ -48,7 +48,9 @@ class LossOptions:
 
     negative_weight: float = 0.05
     """NT and UL: the weight of wrong solutions."""
-    cl_temperature: float = 1.0
+    cl_temperature: float = 0.2
+    likelihood_weight: float = 1.0
+    """CL: the weight of the likelihood of right solutions."""
     orpo_lambda: float = 0.1
     kd_direction: Direction = "neg_nat"
     kd_granularity: Granularity = "sequence"
@@ -167,7 +169,11 @@ def _unlikelihood(model: nn.Module, inputs: Inputs, options: LossOptions, num_it
 
 def _contrastive(model: nn.Module, inputs: Inputs, options: LossOptions, num_items: NumItems) -> LossOutput:
     return contrastive(
-        forward(model, inputs), loss_batch(inputs), temperature=options.cl_temperature, num_items=num_items
+        forward(model, inputs),
+        loss_batch(inputs),
+        temperature=options.cl_temperature,
+        likelihood_weight=options.likelihood_weight,
+        num_items=num_items,
     )
 
 
@@ -293,13 +299,13 @@ METHODS: Final = MappingProxyType(
         ),
         "cl": Method(
             "a right solution against wrong ones, by InfoNCE",
-            "loss = info_nce + nll, mean over right solutions; info_nce of log-likelihoods per token over "
-            "cl_temperature; accuracy: the share that is more likely than every wrong one",
+            "loss = info_nce + likelihood_weight * nll, mean over right solutions; info_nce of log-likelihoods per "
+            "token over cl_temperature; accuracy: the share that is more likely than every wrong one",
             contrasted(NUM_WRONG),
             build_lora,
             _contrastive,
             "examples",
-            settings=("cl_temperature",),
+            settings=("cl_temperature", "likelihood_weight"),
             needs_partners=True,
         ),
         "nat-zero": Method(

@@ -13,25 +13,29 @@ from typing import Final
 from algorithms.answers.equivalence import equivalent, same
 from algorithms.answers.structure import (
     Choice,
+    Clock,
     Leaf,
     Matrix,
     Node,
     Quantity,
     Sequence,
     Values,
+    is_balanced,
     parse_answer,
 )
 from algorithms.answers.units import Unit, parse_unit, surely_differ
 
 RATIO: Final = re.compile(r"\bratio\b|\bproportion\b|:\s*\d", re.IGNORECASE)
-TIME: Final = re.compile(r"\b(?:what|which|at) time\b|\bo'?clock\b|\b[ap]\.?m\b", re.IGNORECASE)
+TIME: Final = re.compile(r"\b(?:what|which) time\b|\bwhen\b", re.IGNORECASE)
 PAIR: Final = re.compile(r"\b(?:ordered (?:pair|triple|quadruple)|coordinates?|point)\b|\(\s*[a-z]\s*,\s*[a-z]\s*[,)]")
 PERCENT: Final = re.compile(r"\bpercent(?:age)?\b|%", re.IGNORECASE)
 SHARE: Final = re.compile(r"\b(?:probability|chances?|fraction|portion|decimal|likely|odds)\b", re.IGNORECASE)
 OPTION: Final = re.compile(
     r"(?:\\(?:text|mathrm)\w*\s*\{\s*)?\(([A-J])\)(?:\s*\})?|^[ \t]*([A-J])[.):](?=[ \t])", re.MULTILINE
 )
+OPENED: Final = re.compile(r"(?:\\(?:text|mathrm)\w*\s*\{\s*)+$")  # of the next option
 SPACING: Final = re.compile(r"\\q?quad|\\ |~|\\hspace\{[^}]*\}")
+HOUR: Final = re.compile(r"1?\d|2[0-4]")
 RATIO_ANSWER: Final = re.compile(r"[\d.]+(?:\s*:\s*[\d.]+)+")
 
 
@@ -68,8 +72,8 @@ def equal_as_asked(asked: Asked, gold: str, answer: str) -> bool:
         return True
     if asked.is_ratio and RATIO_ANSWER.fullmatch(gold.strip()) and RATIO_ANSWER.fullmatch(answer.strip()):
         return same(Leaf(gold.strip()), Leaf(answer.strip()))
-    if asked.is_time and any(text.strip().isdigit() for text in (gold, answer)):
-        return equivalent(*(f"{text.strip()}:00" if text.strip().isdigit() else text for text in (gold, answer)))
+    if asked.is_time and any(isinstance(parse_answer(text), Clock) for text in (gold, answer)):
+        return equivalent(*(f"{text.strip()}:00" if HOUR.fullmatch(text.strip()) else text for text in (gold, answer)))
     if asked.is_pair and _is_bare_list(gold) != _is_bare_list(answer):
         return equivalent(*(f"({text})" if _is_bare_list(text) else text for text in (gold, answer)))
     return asked.is_share and _differ_by_percent(gold, answer)
@@ -97,6 +101,7 @@ def _differ_in_size(one: Unit, other: Unit) -> bool:
 
 def _options(question: str) -> dict[str, str]:
     """The options of a question, if it lists at least two from A on."""
+    question = re.sub(r"\[asy\].*?\[/asy\]", "", question, flags=re.DOTALL)
     marks = list(OPTION.finditer(question))
     letters = "".join(match[1] or match[2] for match in marks)
     start = letters.find("AB")
@@ -109,6 +114,8 @@ def _options(question: str) -> dict[str, str]:
             break
         end = marks[index + 1].start() if index + 1 < len(marks) else len(question)
         text = SPACING.sub(" ", question[match.end() : end]).split("\n\n")[0]
+        text = OPENED.sub("", text).strip().rstrip("\\ ")
+        text = text if is_balanced(text) else text.strip("{} ")
         found[letter] = text.strip().strip("$.,;").strip()
     return found
 

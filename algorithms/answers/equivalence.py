@@ -333,8 +333,8 @@ def _as_set(node: Node) -> Any | None:
         if len(node.items) != 2 or not all(isinstance(item, Leaf) for item in node.items):
             return None
         ends = [expression(item.latex) for item in node.items if isinstance(item, Leaf)]
-        if not all(end.is_extended_real for end in ends):
-            return None
+        if not all(end.is_extended_real for end in ends) or not ends[0] < ends[1]:
+            return None  # a point, or no interval
         return sympy.Interval(ends[0], ends[1], node.opening == "(", node.closing == ")")
     if isinstance(node, SetOperation):
         parts = [_as_set(item) for item in node.items]

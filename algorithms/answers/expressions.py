@@ -55,7 +55,9 @@ def _same_ratio(one: str, other: str) -> bool:
     if len(parts) == 1 or len(others) == 1:
         (value,), ratio = (parts, others) if len(parts) == 1 else (others, parts)
         return len(ratio) == 2 and same_expression(value, rf"\frac{{{ratio[0]}}}{{{ratio[1]}}}")
-    return len(parts) == len(others) and all(
+    if len(parts) != len(others) or any(same_expression(part, "0") for part in (parts[0], others[0])):
+        return parts == others
+    return all(
         same_expression(f"({part})\\cdot({others[0]})", f"({other})\\cdot({parts[0]})")
         for part, other in zip(parts[1:], others[1:], strict=True)
     )
@@ -137,11 +139,11 @@ def expression(latex: str) -> Any:
     import sympy
 
     latex = latex.replace(GROUPING, "")
-    latex = re.sub(r"(?<![\d.])\d{1,3}(?: \d{3})+(?!\d)", lambda match: match[0].replace(" ", ""), latex)
+    latex = re.sub(r"(?<![\d._^])\d{1,3}(?: \d{3})+(?!\d)", lambda match: match[0].replace(" ", ""), latex)
     number = _parse_plain_number(latex)
     if number is not None:
         return number
-    if not is_balanced(latex) or re.search(r"[¤€£¥«»]|\\ldots|(?<![\d_.])\d[\d.]*\s+\d", latex):
+    if not is_balanced(latex) or re.search(r"[¤€£¥«»]|\\ldots|(?<![\d_.^])\d[\d.]*\s+\d", latex):
         raise UnparsableAnswer(f"not an expression: {latex[:60]}")
     from latex2sympy2_extended import latex2sympy
 

@@ -375,6 +375,8 @@ def _parse_clock(text: str) -> Node | None:
     match = re.fullmatch(r"(\d{1,2})(?::(\d{2}))?(?:([ap])m?)?", plain)
     if match is None or not (match[2] or (match[3] and plain.endswith("m"))):
         return None
+    if int(match[1]) > 24 or int(match[2] or 0) > 59:
+        return None
     return Clock(int(match[1]), int(match[2] or 0), match[3] or "")
 
 

@@ -21,6 +21,7 @@ from actors.errors import UserError
 from actors.models.source import ModelSource
 from actors.runs.folder import open_run_folder
 from actors.runs.metrics import read_metrics
+from algorithms.methods import LossOptions
 from algorithms.prompts import PromptStyle
 from algorithms.word_problems import generate
 from jobs import sample, train
@@ -349,6 +350,10 @@ MISTAKES = {
     "no such layer": ("--method sft --targets wq", "it has down_proj, gate_proj"),
     "no such data": ("--method sft --data nowhere.jsonl", "--data"),
     "flag of another method": ("--method sft --orpo-lambda 1", "it is for orpo"),
+    "likelihood weight of cl": ("--method sft --likelihood-weight 0.5", "it is for cl"),
+    "temperature of cl": ("--method nce --cl-temperature 0.5", "it is for cl"),
+    "likelihood weight below 0": ("--method cl --likelihood-weight -1", "--likelihood-weight"),
+    "temperature of 0": ("--method cl --cl-temperature 0", "--cl-temperature"),
     "too long": ("--method sft --max-tokens 99999", "sees 4096 at most"),
     "one part of a base": ("--method sft --sharding fsdp", "--num-workers must be 2 or more"),
     "too many workers": ("--method sft --num-workers 99", "lower --num-workers"),
@@ -362,6 +367,20 @@ def test_a_mistake_is_refused(ray_session, graded, byte_model, tmp_path, name):
     data = [] if "--data" in given else ["--data", graded]
     with pytest.raises(UserError, match=re.escape(complaint)):
         train.run(parse(train.TrainConfig, [*args, *data, *given.split()], ""))
+
+
+def test_the_numbers_of_a_loss_are_those_of_its_flags():
+    """The defaults are the losses' own, and a flag changes its number."""
+    given = ["--method", "cl", "--data", "x.jsonl", "--output", "x"]
+    assert train._options(parse(train.TrainConfig, given, "")) == LossOptions()
+    changed = parse(train.TrainConfig, [*given, "--cl-temperature", "0.5", "--likelihood-weight", "0"], "")
+    assert train._options(changed) == LossOptions(cl_temperature=0.5, likelihood_weight=0.0)
+
+
+def test_help_warns_of_the_unbounded_loss_of_nt(capsys):
+    with pytest.raises(SystemExit):
+        parse(train.TrainConfig, ["--help"], "")
+    assert "The loss of nt has no lower bound" in " ".join(re.sub(r"[│\s]+", " ", capsys.readouterr().out).split())
 
 
 def test_a_mistake_on_the_command_line_is_one_line(tmp_path):

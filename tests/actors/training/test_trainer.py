@@ -169,6 +169,21 @@ def test_micro_batches_add_up_to_the_batch(byte_model, lessons, tmp_path):
         assert runs[0].series(name) == pytest.approx(runs[1].series(name), rel=1e-4)
 
 
+@pytest.mark.parametrize("weight", [0.0, 2.0])
+def test_the_options_of_cl_reach_its_loss(byte_model, lessons, tmp_path, weight):
+    examples = examples_of(lessons, byte_model, "cl")
+    series = {}
+    for temperature in (0.5, 1.0):
+        run = Run(
+            tmp_path / str(temperature), byte_model, "cl", examples, num_steps=2, save_every=2,
+            options=LossOptions(cl_temperature=temperature, likelihood_weight=weight),
+        )  # fmt: skip
+        loss, info_nce, nll = map(run.series, ("loss", "info_nce", "nll"))
+        assert loss == pytest.approx([a + weight * b for a, b in zip(info_nce, nll, strict=True)], rel=1e-4)
+        series[temperature] = info_nce
+    assert series[0.5][0] != pytest.approx(series[1.0][0], rel=1e-3)
+
+
 def test_validation_is_the_loss_of_the_whole(byte_model, lessons, tmp_path):
     validation = examples_of(lessons, byte_model, "sft", "validation")
     assert validation.num_rows == 8

@@ -56,7 +56,7 @@ ALIASES: Final = (
     (r"\\(?:degree|degrees)(?![a-zA-Z])|\^\s*\{\s*\\circ\s*\}|\^\s*\\circ|\^\{o\}", r"^\\circ "),
     (r"\\to(?![a-zA-Z])", ":"),
     (r"\\equiv(?![a-zA-Z])", "="),
-    (r"\\colon(?![a-zA-Z])", ":"),
+    (r"\\colon(?![a-zA-Z])|\{\s*:\s*\}", ":"),
     (r"\\backslash(?![a-zA-Z])", r"\\setminus "),
     (r"\\([bBp]|small|[vV])matrix", r"\\\1matrix"),
     # 3.2e5; 2e-3 is a difference unless its first number is a decimal.

@@ -69,12 +69,11 @@ ALIASES: Final = (
         r"(?:\{\})?[_^]\s*(?:\{(\d+)\}|(\d))\s*C\s*_\s*(?:\{(\d+)\}|(\d))",
         lambda match: rf"\binom{{{match[1] or match[2]}}}{{{match[3] or match[4]}}}",
     ),
-    # Half-open intervals with the bracket turned: [0,1[.
-    (
-        r"([\[\]])([^\[\]()]*[^\[\]()\s,]\s*,\s*[^\[\]()\s,][^\[\]()]*)([\[\]])",
-        lambda match: ("[" if match[1] == "[" else "(") + match[2] + ("]" if match[3] == "]" else ")"),
-    ),
 )
+
+
+# Two values between square brackets, of which one may be turned: [0,1[
+TURNED_BRACKETS: Final = re.compile(r"([\[\]])([^\[\]()]*[^\[\]()\s,]\s*,\s*[^\[\]()\s,][^\[\]()]*)([\[\]])")
 
 
 def clean(answer: str) -> str:
@@ -101,6 +100,8 @@ def clean(answer: str) -> str:
     text = re.sub(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi ", text)
     text = re.sub(r"(?<![\\a-zA-Z])(?:infinity|infty)(?![a-zA-Z])", r"\\infty ", text)
     text = re.sub(r"(?<=\d)\s*\^?\s*\{?\s*(?:«(?:st|nd|rd|th)»|(?:st|nd|rd|th)(?![a-zA-Z]))\s*\}?", "", text)
+    if r"\sqrt[" not in text:
+        text = TURNED_BRACKETS.sub(_half_open, text)
     text = with_repeating_decimals(text)
     text = _with_named_primes(text)
     text = re.sub(r"(?<![\\a-zA-Z])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|ln|log|exp)(?=\s*\()", r"\\\1", text)
@@ -109,6 +110,12 @@ def clean(answer: str) -> str:
     text = re.sub(r"\s+", " ", text)
     text = re.sub(r"» ?«", " ", text)
     return _without_trailing_marks(text)
+
+
+def _half_open(match: re.Match[str]) -> str:
+    """An interval with round brackets where its square brackets are turned."""
+    opening, closing = "[" if match[1] == "[" else "(", "]" if match[3] == "]" else ")"
+    return opening + match[2] + closing
 
 
 def _with_named_primes(text: str) -> str:

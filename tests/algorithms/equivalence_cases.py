@@ -353,6 +353,7 @@ EQUAL: list[tuple[str, str]] = [
     ("3 to 4", "3:4"),
     (r"05\!:\!00", "5:00"),
     (r"9{:}24", "9:24"),
+    (r"1,\sqrt[3]{2},-\sqrt[3]{2}", r"1,-\sqrt[3]{2},\sqrt[3]{2}"),
     ("17:00", r"5\!:\!00 \text{ p.m.}"),
     # Words. QwenLM/Qwen2.5-Math#29, Math-Verify#37 (a number in \text), inspect_ai#5259 (\text{yes});
     # data (\mbox{four}).

@@ -3,7 +3,9 @@
 One file is one idea. Nothing here knows Ray, vLLM, the network or global state; only PEFT's own loading reads files. So
 a table of numbers is enough to test nearly everything.
 
-    chains           a question, its steps, its answer; splitting, and which step states the answer
+    chains           a question, its steps, its answer; the steps as one text, and which step states the answer
+    markup           formulas, environments, code, tables: spans that stay whole, and whether all that opens is closed
+    segmentation     splitting a text into whole steps, by line, paragraph, sentence or pattern
     problems         a question, its gold answer, its samples
     formats          the list of corpus formats: one input record -> a Chain or a Problem, or the reason why not
     chain_formats    how records of worked solutions are read

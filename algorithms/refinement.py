@@ -56,7 +56,10 @@ class Policy:
         if self.scope == "answer" and not self.protect_answer:
             raise ValueError("scope 'answer' scores the step that states the answer, so it needs protect_answer")
         if self.scope == "suffix" and self.reference == "original":
-            raise ValueError("scope 'suffix' compares each removal with its own chain, so reference must be current")
+            raise ValueError(
+                "scope 'suffix' compares each removal with its own chain, so reference must be current; "
+                "scope 'completion' takes either"
+            )
 
 
 RECIPES: Final[dict[str, Policy]] = {

@@ -59,7 +59,8 @@ class RefineConfig(CorpusConfig):
 
     format: Annotated[str, choice(formats_for("refine"))] = Field(default="steps", description=format_help("refine"))
     split: str | None = None
-    """How to split texts (formats math, chat and text) into steps: newline, paragraph, sentence or regex:PATTERN."""
+    """How to split texts (formats math, chat and text) into steps: newline, paragraph, sentence or regex:PATTERN. No
+    split cuts through formulas, code, tables or lists that form one sentence."""
     model: str = "smollm2"
     """The model that scores: smollm2 (embedded), a model folder or a hub name. Stronger models score better."""
     recipe: Literal["sluice", "digest"] = "sluice"
@@ -69,8 +70,8 @@ class RefineConfig(CorpusConfig):
     t2: float = Field(default=RECIPES["sluice"].t2, gt=0)
     """Stop refining a chain if, for every step, the perplexity without it is above t2 times the reference."""
     scope: Scope = RECIPES["sluice"].scope
-    """Tokens that perplexity counts: completion (reasoning and answer), answer, full (the question too), or suffix
-    (those after the removed step, with and without it)."""
+    """Tokens that perplexity counts: suffix (those after the removed step, with and without it), completion (reasoning
+    and answer), answer (the step that states it), or full (the question too)."""
     reference: Reference = RECIPES["sluice"].reference
     """Compare with the perplexity of the current chain, or of the original one."""
     protect_answer: bool = RECIPES["sluice"].protect_answer

@@ -96,7 +96,8 @@ class ForestScorer:
         if not scored[0].any():
             raise RowError("nothing_to_score")
         sequences = [encoded["input_ids"][row] for row in rows]
-        task = ForestTask(build_forest(sequences), scored, sum(map(len, sequences)))
+        # A plain loop would forward each distinct text once: one forward gives any number of spans.
+        task = ForestTask(build_forest(sequences), scored, sum(map(len, encoded["input_ids"])))
         if after is not None:
             task.reuse(after)
         return task

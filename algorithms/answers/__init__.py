@@ -5,7 +5,9 @@
     structure    an answer's text -> a tree: lists, intervals, matrices, relations, quantities, words
     equivalence  whether two answers are equal, by structure
     expressions  parse LaTeX to SymPy with math-verify's parser, and compare exactly
-    units        the dimension and the size of a unit
+    units        what a unit measures, its exact size, and what it counts
+    numerals     numbers in words, and decimals that repeat
+    asked        what a question asks for, where the text of an answer alone cannot tell: a ratio, a pair, an option
     demands      the form that a question demands: an order, factored, expanded
     string_rule  the string-matching grader, as a baseline
     classes      many answers to one question -> classes of equal answers

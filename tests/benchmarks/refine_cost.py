@@ -17,29 +17,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from actors.models.source import ModelSource
 from actors.scoring.forest_scorer import ForestScorer
 from algorithms.formats import parse_record
-from algorithms.refinement import RECIPES, refine
+from algorithms.refinement import RECIPES
 from tests.benchmarks.measured import SHARED_DATA, write_result
 from tests.fixtures.plain_loop import PlainLoop
+from tests.fixtures.refining import refine_together
 
 GROUP = 10
-
-
-def refine_together(scorer, chains):
-    """The refined steps of some chains, their requests packed into common passes, as the refiner does."""
-    generators = [refine(chain, RECIPES["digest"]) for chain in chains]
-    results, forwarded, naive = [None] * len(chains), 0, 0
-    waiting = {i: scorer.prepare(next(generator)) for i, generator in enumerate(generators)}
-    while waiting:
-        scored = scorer.score(list(waiting.values()))
-        for i, result in zip(list(waiting), scored, strict=True):
-            forwarded += result.tokens_forwarded
-            naive += result.tokens_naive
-            try:
-                waiting[i] = scorer.prepare(generators[i].send(result.perplexities), waiting[i])
-            except StopIteration as stop:
-                results[i] = list(stop.value.steps)
-                del waiting[i]
-    return results, forwarded, naive
 
 
 def main():
@@ -54,7 +37,7 @@ def main():
     tokenizer = AutoTokenizer.from_pretrained(ModelSource("smollm2").path)
     model = AutoModelForCausalLM.from_pretrained(ModelSource("smollm2").path, dtype=torch.float32).eval()
     loops = {"plain_loop": PlainLoop(model, tokenizer), "padded_batch": PlainLoop(model, tokenizer, padded=True)}
-    refine_together(scorer, chains[:1])  # warm up
+    refine_together(scorer, chains[:1], RECIPES["digest"])  # warm up
     for loop in loops.values():
         loop.refine(chains[0].question, chains[0].steps)
         loop.tokens = 0
@@ -64,14 +47,14 @@ def main():
     for first in range(0, len(chains), GROUP):
         group = chains[first : first + GROUP]
         started = time.perf_counter()
-        refined, forwarded, _ = refine_together(scorer, group)
+        refined, forwarded, _ = refine_together(scorer, group, RECIPES["digest"])
         seconds["forest"] += time.perf_counter() - started
         tokens_forest += forwarded
         for name, loop in loops.items():
             started = time.perf_counter()
             others = [loop.refine(chain.question, chain.steps) for chain in group]
             seconds[name] += time.perf_counter() - started
-            different += sum(a != b for a, b in zip(refined, others, strict=True))
+            different += sum(list(one.steps) != other for one, other in zip(refined, others, strict=True))
         print({name: round(value, 1) for name, value in seconds.items()}, flush=True)
 
     tokens = {"forest": tokens_forest, **{name: loop.tokens for name, loop in loops.items()}}

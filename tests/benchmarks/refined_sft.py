@@ -61,11 +61,12 @@ def main():
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--students", nargs="+", default=["original", "refined", "random"])
+    parser.add_argument("--scope", default="suffix")
     options = parser.parse_args()
     folder = options.folder
     refined = folder / "refined"
     job("jobs.refine", "--input", SHARED_DATA / "gsm8k" / "train.jsonl", "--format", "gsm8k", "--limit", options.rows,
-        "--output", refined)  # fmt: skip
+        "--scope", options.scope, "--output", refined)  # fmt: skip
     results = {"untrained": answers(folder / "untrained-answers", options.questions, options.max_tokens)}
     rows_of = corpora(refined)
     for name in options.students:

@@ -240,6 +240,8 @@ def _assignment(relation: Relation) -> tuple[str, Node] | None:
     left, right = relation.sides
     for name, value in ((left, right), (right, left)):
         if isinstance(name, Leaf) and NAME.fullmatch(name.latex) and name.latex not in CONSTANTS:
+            if isinstance(value, Leaf) and len(name.latex) > 1 and name.latex in value.latex:
+                return None  # tan x = x is an equation
             return name.latex.replace(" ", ""), value
         if isinstance(name, Words) and name is left:
             return name.text, value

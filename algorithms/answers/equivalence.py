@@ -276,7 +276,8 @@ def _value_of(relation: Relation) -> Node | None:
 def _is_about_points(latex: str) -> bool:
     r"""Whether an expression is made of names of points and of their ratios: \frac{NO}{BO}, V_1:V_2, AB+BC."""
     bare = re.sub(r"\\(?:frac|angle|sin|cos|tan|cdot|overline|triangle|widehat)(?![a-zA-Z])", "", latex)
-    return re.fullmatch(r"[A-Z0-9_{}:/+\-\s()\[\]^'m]+", bare) is not None and re.search(r"[A-Z]", bare) is not None
+    has_points = re.search(r"[A-Z]{2}|[A-Z]_?\w?:|\\(?:angle|sin|cos|tan|triangle)", latex) is not None
+    return has_points and re.fullmatch(r"[A-Z0-9_{}:/+\-\s()\[\]^'m]+", bare) is not None
 
 
 def _are_proportional(one: Relation, other: Relation) -> bool:

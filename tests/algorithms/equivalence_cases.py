@@ -792,6 +792,7 @@ NOT_EQUAL: list[tuple[str, str]] = [
     (r"\text{(B) and (E)}", r"\text{(C)}"),
     (r"\text{(A)}", "1"),
     (r"\tan \theta", r"\tan \theta = \theta"),
+    ("X^2 = 4", "4"),
     # An independent check of this grader: units, names, dates, figures and conditions that were taken for the same.
     (r"3 \text{ m/s}", r"3 \text{ km/h}"),
     ("3 m/s", "3 km/h"),

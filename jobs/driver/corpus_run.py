@@ -33,6 +33,8 @@ from jobs.reports import page
 
 BATCHES_PER_ACTOR: Final = 8  # at least, so that the actors of a small corpus finish together
 CALLS_PER_ACTOR: Final = 4
+# Ray adds actors only while each has 1.75 times as many tasks as it may work on at once, so some must wait.
+TASKS_PER_ACTOR: Final = 2 * CALLS_PER_ACTOR
 READ_SLOTS: Final = 2
 
 
@@ -171,7 +173,11 @@ def stream_through_workers(
         begin_session(output, session)
         least, most = config.actor_range
         rows_per_batch = min(ROWS_PER_SHARD, max(1, math.ceil(num_rows / (most * BATCHES_PER_ACTOR))))
-        dataset = ray.data.read_datasource(CorpusSource(corpus, rows_per_batch)).map_batches(
+        # Ray merges small tables into blocks of 128 MiB. A task must be one batch, whatever the size of the input.
+        blocks = ray.data.read_datasource(CorpusSource(corpus, rows_per_batch)).repartition(
+            target_num_rows_per_block=rows_per_batch
+        )
+        dataset = blocks.map_batches(
             RowWorker,
             fn_constructor_args=(worker, *arguments(output, session)),
             batch_size=rows_per_batch,
@@ -179,7 +185,7 @@ def stream_through_workers(
             compute=ActorPoolStrategy(
                 min_size=least,
                 max_size=most,
-                max_tasks_in_flight_per_actor=CALLS_PER_ACTOR,
+                max_tasks_in_flight_per_actor=TASKS_PER_ACTOR,
                 max_concurrent_calls_per_actor=CALLS_PER_ACTOR,
             ),
             num_cpus=config.cpus_per_actor or 1,

@@ -48,7 +48,7 @@ class LossOptions:
 
     negative_weight: float = 0.05
     """NT and UL: the weight of wrong solutions."""
-    cl_temperature: float = 0.2
+    cl_temperature: float = 0.1
     likelihood_weight: float = 1.0
     """CL: the weight of the likelihood of right solutions."""
     orpo_lambda: float = 0.1
@@ -299,8 +299,8 @@ METHODS: Final = MappingProxyType(
         ),
         "cl": Method(
             "a right solution against wrong ones, by InfoNCE",
-            "loss = info_nce + likelihood_weight * nll, mean over right solutions; info_nce of log-likelihoods per "
-            "token over cl_temperature; accuracy: the share that is more likely than every wrong one",
+            "loss = cl_temperature * info_nce + likelihood_weight * nll, mean over right solutions; info_nce of "
+            "log-likelihoods per token over cl_temperature; accuracy: the share that is likelier than every wrong one",
             contrasted(NUM_WRONG),
             build_lora,
             _contrastive,

@@ -104,8 +104,9 @@ class TrainConfig(JobConfig):
     negative_weight: float = Field(default=0.05, ge=0)
     """nt, ul: weight of wrong solutions. The loss of nt has no lower bound: it keeps falling as wrong solutions become
     impossible, until the model writes nonsense. Keep this weight and --learning-rate low, and --max-steps few."""
-    cl_temperature: float = Field(default=0.2, gt=0)
-    """cl: temperature of InfoNCE. The lower it is, the smaller a difference in likelihood satisfies the loss."""
+    cl_temperature: float = Field(default=0.1, gt=0)
+    """cl: temperature of InfoNCE. The lower it is, the sooner InfoNCE leaves wrong solutions alone that are less likely
+    than the right one."""
     likelihood_weight: float = Field(default=1.0, ge=0)
     """cl: weight of the likelihood of right solutions beside InfoNCE. 0: only rank solutions."""
     orpo_lambda: float = Field(default=0.1, ge=0)

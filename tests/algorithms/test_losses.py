@@ -110,7 +110,7 @@ def slow_contrastive(logits, batch, temperature, likelihood_weight):
         for n in members:
             if batch.is_right[n]:
                 power = math.exp(scores[n] / temperature)
-                terms.append(-math.log(power / (power + wrong)) - likelihood_weight * scores[n])
+                terms.append(-temperature * math.log(power / (power + wrong)) - likelihood_weight * scores[n])
         total += sum(terms) / len(terms)
     return total / len(ids)
 
@@ -200,18 +200,27 @@ def test_contrastive_with_one_wrong_sequence_is_simpo():
     # -log sigmoid(beta l_r - beta l_w) with l_r = ln 3/4, l_w = ln 1/4, beta = 2: sigmoid(2 ln 3) = 9/10.
     logits, batch = one_token([[0.75, 0.25], [0.25, 0.75]], [0, 0], [True, False])
     loss, _ = contrastive(logits, batch, temperature=0.5, likelihood_weight=0.0)
-    assert loss.item() == pytest.approx(-math.log(0.9), abs=1e-12)
+    assert loss.item() == pytest.approx(-0.5 * math.log(0.9), abs=1e-12)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.5, 0.2])
+def test_contrastive_near_temperature_zero_is_the_gap_to_the_likeliest_wrong_sequence():
+    # ln 1/2 and ln 1/4 are wrong, ln 1/8 is right: the gap is ln 4. The other way round it is met.
+    logits, batch = one_token([[0.5, 0.5], [0.25, 0.75], [0.125, 0.875]], [0] * 3, [False, False, True])
+    loss, _ = contrastive(logits, batch, temperature=1e-3, likelihood_weight=0.0)
+    assert loss.item() == pytest.approx(math.log(4), abs=1e-9)
+    met = LossBatch(batch.targets, batch.mask, torch.tensor([True, False, False]), batch.group)
+    assert contrastive(logits, met, temperature=1e-3, likelihood_weight=0.0)[0].item() == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 0.1])
 @pytest.mark.parametrize("weight", [0.0, 1.0, 3.0])
 def test_a_low_temperature_stops_pushing_at_a_smaller_gap(temperature, weight):
-    # l_r = ln 3/4, l_w = ln 1/4. InfoNCE's gradient is +-sigmoid(-ln 3 / temp) / temp, and 1 - sigmoid(x ln 3) is
+    # l_r = ln 3/4, l_w = ln 1/4. The gradient of temp InfoNCE is -+sigmoid(-ln 3 / temp), and sigmoid(-x ln 3) is
     # 1 / (1 + 3^x). The gradient of l = ln p with respect to the target's logit is 1 - p.
     logits, batch = one_token([[0.75, 0.25], [0.25, 0.75]], [0, 0], [True, False])
     logits.requires_grad_()
     contrastive(logits, batch, temperature=temperature, likelihood_weight=weight)[0].backward()
-    force = 1 / (1 + 3 ** (1 / temperature)) / temperature  # 1/4 at 1, 2/10 at 1/2, 5/244 at 1/5
+    force = 1 / (1 + 3 ** (1 / temperature))  # 1/4 at 1, 1/10 at 1/2, 1/59050 at 1/10
     pull, push = logits.grad[:, 0, 0].tolist()
     assert pull == pytest.approx(-(force + weight) * 0.25, abs=1e-12)
     assert push == pytest.approx(force * 0.75, abs=1e-12)

@@ -179,7 +179,8 @@ def test_the_options_of_cl_reach_its_loss(byte_model, lessons, tmp_path, weight)
             options=LossOptions(cl_temperature=temperature, likelihood_weight=weight),
         )  # fmt: skip
         loss, info_nce, nll = map(run.series, ("loss", "info_nce", "nll"))
-        assert loss == pytest.approx([a + weight * b for a, b in zip(info_nce, nll, strict=True)], rel=1e-4)
+        expected = [temperature * a + weight * b for a, b in zip(info_nce, nll, strict=True)]
+        assert loss == pytest.approx(expected, rel=1e-4)
         series[temperature] = info_nce
     assert series[0.5][0] != pytest.approx(series[1.0][0], rel=1e-3)
 

@@ -5,7 +5,7 @@ dollar sign before a number may mean money; `_is_money` decides.
 """
 
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
@@ -14,12 +14,12 @@ Kind: TypeAlias = Literal["inline", "display"]
 
 # Spans that hold no other markup: code, drawings, tables with outer bars or with a row of dashes under the header.
 VERBATIM: Final = re.compile(
-    r"""^[ \t]*(?P<fence>```+|~~~+)[^\n]*\n(?:.*?\n)??[ \t]*(?P=fence)[ \t]*$
-      |(?<!`)`[^`'\n]+`(?!`)
-      |\[asy\].*?\[/asy\]
-      |^[ \t]*\|[^\n]*\|[ \t]*(?:\n[ \t]*\|[^\n]*\|[ \t]*)+$
-      |^[^\n]*\|[^\n]*\n[ \t]*\|?[ \t]*:?-{2,}:?[ \t]*(?:\|[ \t]*:?-{2,}:?[ \t]*)+\|?[ \t]*(?:\n[^\n]*\|[^\n]*)*$""",
-    re.DOTALL | re.MULTILINE | re.VERBOSE,
+    r"""^[ \t]*(?P<fence>```+|~~~+).*\n(?:(?![ \t]*(?P=fence)).*\n)*+[ \t]*(?P=fence)[ \t]*$
+      |(?<!`)`(?:[^`'\n]|'[^`'\n]*')+`(?!`)
+      |\[asy\](?:[^\[]|\[(?!/?asy\]))*+\[/asy\]
+      |^[ \t]*\|.*\|[ \t]*(?:\n[ \t]*\|.*\|[ \t]*)+$
+      |^[^\n|]*\|.*\n[ \t]*\|?[ \t]*:?-{2,}:?[ \t]*(?:\|[ \t]*:?-{2,}:?[ \t]*)+\|?[ \t]*(?:\n[^\n|]*\|.*)*$""",
+    re.MULTILINE | re.VERBOSE,
 )
 UNCLOSED: Final = re.compile(r"\[/?asy\]|^[ \t]*(?:```|~~~)", re.MULTILINE)  # of a verbatim span
 # `\\[2pt]` is a line break with a length, not the start of a display.
@@ -27,6 +27,7 @@ MARK: Final = re.compile(
     r"\\\\|\\(?P<environment>begin|end)\s*\{(?P<name>[^{}\n]*)\}|(?P<mark>\\[()\[\]]|\$\$?|[{}]|\n[ \t]*\n)|\\[^\n]"
 )
 CLOSING: Final = {r"\(": r"\)", r"\[": r"\]", "{": "}", "$": "$", "$$": "$$"}
+IN_PARAGRAPH: Final = ("$", "}", r"\)")  # what closes a formula in a line of text, which no blank line interrupts
 NUMBER: Final = re.compile(r"\s*(?:<<)?-?\.?\d")  # `<<` opens a calculation of GSM8K
 TEXT_COMMAND: Final = re.compile(r"\\(?:text\w*|mbox|mathrm)\s*\{[^{}]*\}")
 # What stands between an amount of money and the next dollar sign, and not inside mathematics.
@@ -83,26 +84,32 @@ def _pairs(text: str, start: int, end: int) -> tuple[list[Span], bool]:
     """The pairs of marks in text[start:end], and whether every mark has its partner."""
     pairs: list[Span] = []
     awaited: list[tuple[str, int]] = []  # closing marks, and where each was opened
+    num_awaited: Counter[str] = Counter()
+    paragraph = start
     all_paired = True
     for position, length, mark in _marks(text, start, end):
-        closings = [closing for closing, _ in awaited]
-        if mark == "\n":  # no formula in a line of text goes on in the next paragraph
-            kept = [each for each in awaited if each[0] not in ("$", "}", r"\)")]
-            all_paired = all_paired and len(kept) == len(awaited)
-            awaited = kept
-        elif mark in closings:
-            index = len(closings) - 1 - closings[::-1].index(mark)
-            all_paired = all_paired and index == len(awaited) - 1
+        if mark == "\n":
+            paragraph = position
+            for closing in IN_PARAGRAPH:
+                all_paired = num_awaited.pop(closing, 0) == 0 and all_paired
+        elif num_awaited[mark]:
+            while True:
+                closing, opened = awaited.pop()
+                if closing in IN_PARAGRAPH and opened < paragraph:
+                    continue
+                num_awaited[closing] -= 1
+                if closing == mark:
+                    break
+                all_paired = False
             is_display = mark in ("$$", r"\]") or mark.startswith(r"\end")
-            pairs.append(Span(awaited[index][1], position + length, "display" if is_display else "inline"))
-            del awaited[index:]
-        elif mark in CLOSING:
-            awaited.append((CLOSING[mark], position))
-        elif mark.startswith(r"\begin"):
-            awaited.append((mark.replace("begin", "end", 1), position))
+            pairs.append(Span(opened, position + length, "display" if is_display else "inline"))
+        elif mark in CLOSING or mark.startswith(r"\begin"):
+            closing = CLOSING.get(mark) or mark.replace("begin", "end", 1)
+            awaited.append((closing, position))
+            num_awaited[closing] += 1
         else:
             all_paired = False
-    return pairs, all_paired and not awaited
+    return pairs, all_paired and not num_awaited.total()
 
 
 def _marks(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:

@@ -5,7 +5,7 @@ is lost: the steps and the texts between them make up the whole text.
 """
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from types import MappingProxyType
@@ -19,11 +19,18 @@ Cuts: TypeAlias = Iterable[tuple[int, int]]  # start and end of each text betwee
 
 ITEM: Final = re.compile(r"[ \t]*(?:[-*•+]|\(?(?:\d{1,3}|[a-zA-Z]|[ivx]{1,4})[.)])[ \t]+([^\n]*)")
 GOES_ON: Final = re.compile(r"(?:[,;]|\b(?:and|or))\s*$")
-GOES_ON_WITH: Final = re.compile(r"[a-z,;:.)\]]")  # where another sentence would start
-# A number or letter that announces what follows it: "1.", "(a)", "Step 2.", "first, 1."
-NUMBERING: Final = re.compile(
-    r"(?:^|\n|[,:;]\s)\s*[*_#]*\s*(?:(?:step|case|part)\s+)?\(?(?:\d{1,3}|[a-zA-Z])[.)][*_]*$", re.IGNORECASE
+GOES_ON_WITH: Final = re.compile(r"[a-z,;:.)\]=≤≥≈≡×÷·/^]|[-+*<−–—] ")  # where another sentence would start
+TICK: Final = re.compile(r"[✓✔✅][.!]?\s*")  # belongs to the sentence before it
+# What announces the text after it: "1.", "(a)", "Step 2.", "first, 1.", the sign in "3! * 2"; not the 16 of "4, 8, 16."
+ANNOUNCEMENT: Final = re.compile(
+    r"(?:(?:^|\n)[\s*_#]*(?:(?:step|case|part)\s+)?\(?(?:\d{1,3}|[a-z])|[,:;]\s+[*_]*\(?[1a])[.)][*_]*$|\s[=+*/×·−-]$",
+    re.IGNORECASE,
 )
+MAX_ANNOUNCEMENT: Final = 40  # characters
+# Ends of sentences that the segmenter may miss: "No. It" has no abbreviation, and an item starts a sentence.
+CERTAIN_END: Final = re.compile(rf"(?<=\b[Nn]o\.)\s+(?=[A-Z])|(?<=[.!?])[ \t]*\n\s*(?={ITEM.pattern})")
+PARAGRAPH_END: Final = re.compile(r"\n\s*\n\s*")
+HEADING: Final = re.compile(r"\s*(?:#.*|\*\*.*\*\*\s*)")
 
 
 class Segments(NamedTuple):
@@ -78,12 +85,36 @@ def _paragraphs(text: str, markup: Markup) -> Cuts:
 
 
 def _sentences(text: str, markup: Markup) -> Cuts:
+    words = _without_markup(text, markup)
+    markup_starts = {span.start for span in markup.spans}
+    ends = {end for _, end in sent_spans(words)}
+    ends |= {match.end() for match in CERTAIN_END.finditer(words)}
+    ends |= {
+        match.end()
+        for match in PARAGRAPH_END.finditer(words)
+        if match.end() not in markup_starts and not _is_introduction(_line_before(text, match.start()))
+    }
     start = 0
-    for (_, end), _ in pairwise(sent_spans(_without_markup(text, markup))):
+    for found in sorted(ends):
+        tick = TICK.match(text, found)
+        end = tick.end() if tick else found
         sentence = text[start:end].rstrip()
-        if not NUMBERING.search(sentence) and not GOES_ON_WITH.match(text, end):
-            yield start + len(sentence), end
+        left = start + len(sentence)
+        announces = ANNOUNCEMENT.search(sentence[-MAX_ANNOUNCEMENT:])
+        if sentence and end < len(text) and not announces and not _goes_on(text, left, end):
+            yield left, end
             start = end
+
+
+def _is_introduction(line: str) -> bool:
+    """Whether a line without a full stop belongs to the paragraph after it."""
+    return HEADING.fullmatch(line) is not None or line.rstrip().endswith(":") or GOES_ON.search(line) is not None
+
+
+def _goes_on(text: str, left: int, right: int) -> bool:
+    """Whether the text at `right` continues the sentence that seems to end at `left`."""
+    is_item = "\n" in text[left:right] and ITEM.match(text, right)
+    return not is_item and GOES_ON_WITH.match(text, right) is not None
 
 
 SPLITS: Final[Mapping[str, Callable[[str, Markup], Cuts]]] = MappingProxyType(
@@ -94,13 +125,20 @@ SPLITS: Final[Mapping[str, Callable[[str, Markup], Cuts]]] = MappingProxyType(
 def _without_markup(text: str, markup: Markup) -> str:
     """The text with a word of the same length in place of each span.
 
-    The word ends with a full stop if its span ends the sentence or stands apart from it. The segmenter still decides
-    whether the next word opens a sentence.
+    The word ends with a full stop if its span ends the sentence or stands apart from it, and with a space too if the
+    next word touches it, as in "\\]Then". The segmenter still decides whether the next word opens a sentence.
     """
     pieces, end = [], 0
     for span in markup.spans:
         ends_sentence = span.kind == "display" or re.search(r"[.!?]\W*$", text[span.start : span.end])
-        word = "X".ljust(span.end - span.start - 1, "x") + ("." if ends_sentence else "x")
+        stop = (
+            "x"
+            if not ends_sentence
+            else ". "
+            if span.kind == "display" and text[span.end : span.end + 1].isalpha()
+            else "."
+        )
+        word = "X".ljust(span.end - span.start - len(stop), "x") + stop
         pieces += [text[end : span.start], word]
         end = span.end
     return "".join([*pieces, text[end:]])
@@ -109,7 +147,7 @@ def _without_markup(text: str, markup: Markup) -> str:
 def _allowed(cuts: Cuts, text: str, markup: Markup) -> Iterator[tuple[int, int]]:
     starts = [span.start for span in markup.spans]
     for left, right in cuts:
-        index = bisect_right(starts, max(left, right - 1)) - 1
+        index = bisect_left(starts, right) - 1
         if (index < 0 or markup.spans[index].end <= left) and not _is_in_list(text, left, right):
             yield left, right
 
@@ -119,5 +157,9 @@ def _is_in_list(text: str, left: int, right: int) -> bool:
     item = ITEM.match(text, right)
     if item is None:
         return False
-    line = text[text.rfind("\n", 0, left) + 1 : left]
+    line = _line_before(text, left)
     return GOES_ON.search(line) is not None or (line.rstrip().endswith(":") and GOES_ON.search(item[1]) is not None)
+
+
+def _line_before(text: str, position: int) -> str:
+    return text[text.rfind("\n", 0, position) + 1 : position]

@@ -1,6 +1,7 @@
 """Splitting texts into whole steps. Every case also checks that joining gives the text back."""
 
 import json
+import time
 
 import pytest
 
@@ -37,7 +38,8 @@ CASES = {
         ("It is 3.5 m. So 2 rest! Is it? Yes.", ["It is 3.5 m. So 2 rest!", "Is it?", "Yes."]),
         ("Thus $x=1$. $y=2$ follows.", ["Thus $x=1$.", "$y=2$ follows."]),
         ("Let $f(x) = 2. Then 3$ be. Stop.", ["Let $f(x) = 2. Then 3$ be.", "Stop."]),
-        ("We have \\[x = 3.\\]Then we stop.", ["We have \\[x = 3.\\]Then we stop."]),
+        ("We have \\[x = 3.\\]Then we stop.", ["We have \\[x = 3.\\]", "Then we stop."]),
+        ("We have \\[x = 3,\\]so we stop.", ["We have \\[x = 3,\\]so we stop."]),
         ("We have \\[x = 3.\\] Then we stop.", ["We have \\[x = 3.\\]", "Then we stop."]),
         ("We have \\[x = 3\\] so that $y = 2$. End.", ["We have \\[x = 3\\] so that $y = 2$.", "End."]),
         ("St. James St. near Dr. Smith is old. He left.", ["St. James St. near Dr. Smith is old.", "He left."]),
@@ -49,6 +51,15 @@ CASES = {
         ("1. Add 3 and 4. 2. Take 2.", ["1. Add 3 and 4.", "2. Take 2."]),
         ("Step 1. Add them. Step 2. Stop.", ["Step 1. Add them.", "Step 2. Stop."]),
         ("So x = 3. 5 are left. Done.", ["So x = 3.", "5 are left.", "Done."]),
+        ("As 3! = 6 and 3! * 2! = 12, stop.", ["As 3! = 6 and 3! * 2! = 12, stop."]),
+        ("They are 4, 8, 16. They double.", ["They are 4, 8, 16.", "They double."]),
+        ("So 4 = 4. ✓ Thus 5 = 5. ✓\nDone.", ["So 4 = 4. ✓", "Thus 5 = 5. ✓", "Done."]),
+        ("Is it? No. Let me see, cf. No. 5 here.", ["Is it?", "No.", "Let me see, cf. No. 5 here."]),
+        ("1. Do it.\n   a. Add.\n   b. Take.", ["1. Do it.", "a. Add.", "b. Take."]),
+        ("- $x = 1$\n- $y = 2$\n\nSo we stop.", ["- $x = 1$\n- $y = 2$", "So we stop."]),
+        ("We get\n\n$x = 1$\n\nfor this:\n\n1 and 2", ["We get\n\n$x = 1$\n\nfor this:\n\n1 and 2"]),
+        ("### An end\n\nWe stop.\n\n**All of it**\n\nStop.", ["### An end\n\nWe stop.", "**All of it**\n\nStop."]),
+        ("It is `d['a. B']` here. Stop.", ["It is `d['a. B']` here.", "Stop."]),
         ("It pays \\textbf{well. Very well} here. End.", ["It pays \\textbf{well. Very well} here.", "End."]),
     ],
     "regex:;": [
@@ -130,6 +141,13 @@ def texts_in(value):
 )
 def test_what_opens_must_close(text, expected):
     assert is_balanced(text) is expected
+
+
+@pytest.mark.parametrize("mark", ["$", "$5 {", "{", "\\[", "\\begin{align}", "[asy]", "\n```python\n", "|", "`"])
+def test_the_time_to_parse_grows_with_the_length_only(mark):
+    began = time.process_time()
+    parse_markup(f"{mark} word " * 20_000)
+    assert time.process_time() - began < 2
 
 
 def test_spans_are_the_outermost_and_in_order():

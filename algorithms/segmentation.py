@@ -30,7 +30,7 @@ MAX_ANNOUNCEMENT: Final = 40  # characters
 # Ends of sentences that the segmenter may miss: "No. It" has no abbreviation, and an item starts a sentence.
 CERTAIN_END: Final = re.compile(rf"(?<=\b[Nn]o\.)\s+(?=[A-Z])|(?<=[.!?])[ \t]*\n\s*(?={ITEM.pattern})")
 PARAGRAPH_END: Final = re.compile(r"\n\s*\n\s*")
-HEADING: Final = re.compile(r"\s*(?:#.*|\*\*.*\*\*\s*)")
+HEADING: Final = re.compile(r"\s*(?:#+ .*|\*\*[^*]*[^*.!?]\*\*:?\s*)")  # a line that belongs to the paragraph after it
 
 
 class Segments(NamedTuple):
@@ -81,7 +81,8 @@ def _newlines(text: str, markup: Markup) -> Cuts:
 
 
 def _paragraphs(text: str, markup: Markup) -> Cuts:
-    return (match.span() for match in re.finditer(r"[ \t]*\n[ \t]*\n\s*", text))
+    cuts = (match.span() for match in re.finditer(r"[ \t]*\n[ \t]*\n\s*", text))
+    return ((left, right) for left, right in cuts if not HEADING.fullmatch(_line_before(text, left)))
 
 
 def _sentences(text: str, markup: Markup) -> Cuts:
@@ -130,14 +131,11 @@ def _without_markup(text: str, markup: Markup) -> str:
     """
     pieces, end = [], 0
     for span in markup.spans:
-        ends_sentence = span.kind == "display" or re.search(r"[.!?]\W*$", text[span.start : span.end])
-        stop = (
-            "x"
-            if not ends_sentence
-            else ". "
-            if span.kind == "display" and text[span.end : span.end + 1].isalpha()
-            else "."
-        )
+        stop = "x"
+        if span.kind == "display":
+            stop = ". " if text[span.end : span.end + 1].isalpha() else "."
+        elif re.search(r"[.!?]\W*$", text[span.start : span.end]):
+            stop = "."
         word = "X".ljust(span.end - span.start - len(stop), "x") + stop
         pieces += [text[end : span.start], word]
         end = span.end

@@ -33,6 +33,7 @@ CASES = {
         ("a\nb\n \nc", ["a\nb", "c"]),
         (f"Code:\n\n{FENCE}\n\nDone.", ["Code:", FENCE, "Done."]),
         ("a $x$\n\nb $y$", ["a $x$", "b $y$"]),
+        ("## An end\n\na\n\n**The end**\n\nb\n\n**c.**\n\nd", ["## An end\n\na", "**The end**\n\nb", "**c.**", "d"]),
     ],
     "sentence": [
         ("It is 3.5 m. So 2 rest! Is it? Yes.", ["It is 3.5 m. So 2 rest!", "Is it?", "Yes."]),

@@ -5,8 +5,12 @@
     python -m tests.benchmarks.refined_sft       students of refined, original and randomly shortened solutions
     python -m tests.benchmarks.sample_engines    tokens per second of transformers and vLLM
     python -m tests.benchmarks.grade_corpora     grades of the shared corpora beside the string rule's, time, memory
+    python -m tests.benchmarks.equal_pairs       pairs of different answers that are judged equal, for a person to read
+    python -m tests.benchmarks.scopes            which steps each scope removes, where the redundant ones are known
     python -m tests.benchmarks.train_steps       seconds per step of NAT and NCE beside a plain LoRA
     python -m tests.benchmarks.negative_methods  accuracy of every training method on one generated task
+    python -m tests.benchmarks.contrastive_temperature  CL's gradients on right and wrong tokens by temperature
+    python -m tests.benchmarks.contrastive_accuracy  CL's accuracy by temperature and likelihood weight
 
 `measured` holds what they share. The corpora are in ../shared/data, or in the folder that SLUICE_SHARED_DATA names.
 """

@@ -1,6 +1,6 @@
 """Which steps each scope removes, on generated chains whose redundant steps are known.
 
-    python -m tests.benchmarks.scopes [--rows 40]
+    python -m tests.benchmarks.scopes [--rows 24] [--families short long]
 
 Precision is the share of removed steps that are redundant, recall the share of redundant steps that are removed. The
 intervals are those of a bootstrap over chains. The control removes as many steps of each chain as the first scope does,
@@ -18,7 +18,7 @@ from algorithms.word_problems import generate
 from tests.benchmarks.measured import write_result
 from tests.fixtures.refining import refine_together
 
-FAMILIES = {"short": (2, 4), "long": (5, 8)}  # calculations of a problem
+FAMILIES = {"short": (2, 4), "long": (4, 6)}  # calculations of a problem
 SCOPES = ("suffix", "completion", "answer", "full")
 GROUP = 10
 RESAMPLES = 2000
@@ -49,12 +49,13 @@ def ratios(counts):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=40)
+    parser.add_argument("--rows", type=int, default=24)
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     options = parser.parse_args()
     scorer = ForestScorer("smollm2", dtype="float32")
     results = {}
-    for family, operations in FAMILIES.items():
-        problems = [generate(11, index, operations) for index in range(options.rows)]
+    for family in options.families:
+        problems = [generate(11, index, FAMILIES[family]) for index in range(options.rows)]
         chains = [Chain(problem.question, problem.steps, problem.answer) for problem in problems]
         redundant = [set(problem.redundant) for problem in problems]
         found = {}

@@ -6,6 +6,7 @@
     python -m tests.benchmarks.sample_engines    tokens per second of transformers and vLLM
     python -m tests.benchmarks.grade_corpora     grades of the shared corpora beside the string rule's, time, memory
     python -m tests.benchmarks.equal_pairs       pairs of different answers that are judged equal, for a person to read
+    python -m tests.benchmarks.whole_steps       steps that are halves of something, and texts that splitting changes
     python -m tests.benchmarks.scopes            which steps each scope removes, where the redundant ones are known
     python -m tests.benchmarks.train_steps       seconds per step of NAT and NCE beside a plain LoRA
     python -m tests.benchmarks.negative_methods  accuracy of every training method on one generated task

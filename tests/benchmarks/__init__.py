@@ -11,7 +11,6 @@
     python -m tests.benchmarks.train_steps       seconds per step of NAT and NCE beside a plain LoRA
     python -m tests.benchmarks.negative_methods  accuracy of every training method on one generated task
     python -m tests.benchmarks.contrastive_temperature  CL's gradients on right and wrong tokens by temperature
-    python -m tests.benchmarks.contrastive_accuracy  CL's accuracy by temperature and likelihood weight
 
 `measured` holds what they share. The corpora are in ../shared/data, or in the folder that SLUICE_SHARED_DATA names.
 """

@@ -100,7 +100,7 @@ def test_sixty_steps_with_bytes(byte_model, byte_scorer):
             assert scored.perplexities == pytest.approx(expected, rel=1e-4)
         rounds.append(scored.tokens_naive / scored.tokens_forwarded)
 
-    result = drive(byte_scorer, CHAINS["sixty steps"], Policy(t1=100, t2=100), check)
+    result = drive(byte_scorer, CHAINS["sixty steps"], Policy(t1=100, t2=100, scope="completion"), check)
     assert len(result.edits) == 59
     assert rounds[0] > 1.9  # n + 1 sequences share half their tokens on average
 

@@ -95,9 +95,10 @@ class ForestScorer:
         ]
         if not scored[0].any():
             raise RowError("nothing_to_score")
-        sequences = [encoded["input_ids"][row] for row in rows]
+        forest = build_forest(encoded["input_ids"])
         # A plain loop would forward each distinct text once: one forward gives any number of spans.
-        task = ForestTask(build_forest(sequences), scored, sum(map(len, encoded["input_ids"])))
+        tokens_naive = sum(map(len, encoded["input_ids"]))
+        task = ForestTask(forest, [forest.paths[row] for row in rows], scored, tokens_naive)
         if after is not None:
             task.reuse(after)
         return task
@@ -283,9 +284,7 @@ class ForestScorer:
             torch.cuda.empty_cache()
 
     def _result(self, task: ForestTask, cost: int) -> Scored | RowError:
-        perplexities = [
-            perplexity(task.losses[path[mask]]) for path, mask in zip(task.forest.paths, task.scored, strict=True)
-        ]
+        perplexities = [perplexity(task.losses[path[mask]]) for path, mask in zip(task.paths, task.scored, strict=True)]
         if not np.isfinite(perplexities[0]) or np.isnan(perplexities).any():
             return RowError("not_finite", "the model's loss is infinite or not a number")
         return Scored(perplexities, cost, task.tokens_naive)
@@ -306,13 +305,14 @@ class ForestScorer:
         words = "The sum of 12 and 30 is 42 because 12 + 30 = 42."
         sequences = [self._tokenizer(words + end)["input_ids"] for end in (" So it is even.", " Then we stop.")]
         scored = [np.arange(len(sequence)) > 0 for sequence in sequences]
-        task = ForestTask(build_forest(sequences), scored, 0)
+        forest = build_forest(sequences)
+        task = ForestTask(forest, forest.paths, scored, 0)
         [result] = self.score([task])
         self.forward_seconds = 0.0
         if isinstance(result, RowError):
             raise UserError(f"model {name!r} cannot be scored: {result}")
         self.model.set_attn_implementation("sdpa" if self.model._supports_sdpa else "eager")
-        for sequence, path in zip(sequences, task.forest.paths, strict=True):
+        for sequence, path in zip(sequences, forest.paths, strict=True):
             ids = torch.tensor([sequence], device=self.device)
             with torch.inference_mode():
                 logits = self.model(input_ids=ids, use_cache=False).logits[0].float()

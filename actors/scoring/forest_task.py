@@ -3,6 +3,8 @@
 Shape legend: T tokens of a variant, C slots, G key/value heads, D head size, M hidden size.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,12 +15,15 @@ from algorithms.prefix_forest import IntArray, PrefixForest, match_nodes
 class ForestTask:
     """One request as a forest: the losses of its nodes, and the state of the nodes that are kept."""
 
-    def __init__(self, forest: PrefixForest, scored: list[np.ndarray], tokens_naive: int) -> None:
+    def __init__(
+        self, forest: PrefixForest, paths: Sequence[IntArray], scored: Sequence[np.ndarray], tokens_naive: int
+    ) -> None:
         self.forest = forest
+        self.paths = paths  # for each variant, the nodes of its tokens [T_i]; variants with one text share a path
         self.scored = scored  # for each variant, which tokens count [T_i]
         self.tokens_naive = tokens_naive
         self.needed = np.zeros(len(forest), dtype=np.bool_)
-        for path, mask in zip(forest.paths, scored, strict=True):
+        for path, mask in zip(paths, scored, strict=True):
             self.needed[path[mask]] = True
         self.losses = np.full(len(forest), np.nan)
         self.todo: IntArray = np.arange(len(forest))

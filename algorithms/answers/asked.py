@@ -25,10 +25,9 @@ from algorithms.answers.structure import (
 )
 from algorithms.answers.units import Unit, parse_unit, surely_differ
 
-RATIO: Final = re.compile(r"\bratio\b|\bproportion\b|:\s*\d", re.IGNORECASE)
+RATIO: Final = re.compile(r"\bratios?\b|\bproportions?\b", re.IGNORECASE)
 TIME: Final = re.compile(r"\b(?:what|which) time\b|\bwhen\b", re.IGNORECASE)
 PAIR: Final = re.compile(r"\b(?:ordered (?:pair|triple|quadruple)|coordinates?|point)\b|\(\s*[a-z]\s*,\s*[a-z]\s*[,)]")
-PERCENT: Final = re.compile(r"\bpercent(?:age)?\b|%", re.IGNORECASE)
 SHARE: Final = re.compile(r"\b(?:probability|chances?|fraction|portion|decimal|likely|odds)\b", re.IGNORECASE)
 OPTION: Final = re.compile(
     r"(?:\\(?:text|mathrm)\w*\s*\{\s*)?\(([A-J])\)(?:\s*\})?|^[ \t]*([A-J])[.):](?=[ \t])", re.MULTILINE

@@ -144,6 +144,7 @@ OPTIONS = r"Which is it? $\textbf{(A)}\ 11 \qquad \textbf{(B)}\ 12 \qquad \textb
     [
         ("What is the ratio of $a$ to $b$?", "11:21", "22:42", True),
         ("At what time does it end?", "11:21", "22:42", False),
+        ("It starts at 8:30 and takes 3 hours. When does it end?", "2:05", "4:10", False),
         ("What is the ratio?", "4:10", "2:5", True),
         ("What time is it?", "5:00", "5", True),
         ("How long is it?", "5:00", "5", False),

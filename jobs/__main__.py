@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import signal
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ def summary(verb: str) -> str:
 def main() -> None:
     """Run one verb in this process."""
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `sluice | head` ends quietly
         print(
             "usage: sluice VERB [flags]\n\nThe verbs, in the order of the work (sluice VERB --help lists the flags):\n"
         )

@@ -25,6 +25,7 @@ REASONS: Final = MappingProxyType(
         "nothing_to_score": "the scope contains no token of the row",
         "out_of_memory": "the row does not fit in memory, even alone",
         "not_finite": "the perplexity of the row is not finite",
+        "raised": "working on the row raises an exception",
         "kills_the_process": "the row crashes its worker process",
     }
 )

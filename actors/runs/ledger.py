@@ -106,6 +106,10 @@ class Ledger:
         values |= {self._kind.row_column: row["id"]}
         self.finish(row, {"status": "quarantined", "reason": str(error)} | values)
 
+    def raised(self, row: Row, error: Exception) -> None:
+        """Hand in a row whose own work raised something unexpected."""
+        self.quarantine(row, RowError("raised", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
+
     def spend(self, **amounts: float) -> None:
         """Add to the cost of the work. The next commit's totals carry it."""
         with self._spending:

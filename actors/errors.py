@@ -3,6 +3,7 @@
     SluiceError
     ├── UserError        the user must change something; the command prints one line and exits with status 2
     │   └── SessionLost  another session writes to the run now
+    ├── StorageLost      the run's storage has failed for longer than a run waits; the command exits with status 1
     ├── EngineDied       the engine cannot answer any more; the worker's process ends, and Ray starts another
     ├── NonFiniteLoss    training stops before the adapter takes the step
     └── CallFailed       a call in a killable process gave no result
@@ -24,6 +25,10 @@ class UserError(SluiceError, ValueError):
 
 class SessionLost(UserError):
     """Another session has taken over the run's folder."""
+
+
+class StorageLost(SluiceError):
+    """Storage has failed for longer than a run waits. The same command resumes the run once it is back."""
 
 
 class EngineDied(SluiceError):

@@ -1,62 +1,115 @@
-"""Paths and URIs: local folders, and every store that pyarrow or fsspec reaches (s3, gs, abfs, hf, memory...)."""
+"""Paths and URIs: local folders, and every store that pyarrow or fsspec reaches (s3, gs, abfs, hf, memory...).
 
+Every call is repeated if it fails in a way that may pass (`actors.runs.retries`): for seconds, or for minutes on a
+storage that is `patient()`, as those of runs at work are.
+"""
+
+import contextlib
 import fnmatch
 import os
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import pyarrow as pa
 from pyarrow import fs
 
 from actors.errors import UserError
+from actors.runs.retries import retried
+
+# File systems on which a file is there from its first byte on. On all others (object stores, memory) it appears when
+# its stream is closed.
+GROWING: Final = ("local", "file", "hdfs", "sftp", "ssh", "smb", "nfs", "dbfs")
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A folder or file on some file system. Picklable, so that it can travel to actors."""
+    """A folder or file on some file system. Picklable, so that it can travel to actors.
+
+    Calls raise OSError, after their patience StorageLost if the storage is patient.
+    """
 
     filesystem: fs.FileSystem
     path: str
+    is_patient: bool = False
 
     def __truediv__(self, name: str) -> "Storage":
-        return Storage(self.filesystem, f"{self.path.rstrip('/')}/{name}")
+        return replace(self, path=f"{self.path.rstrip('/')}/{name}")
+
+    def patient(self) -> "Storage":
+        """The same place for a run at work, which waits for minutes rather than fail."""
+        return replace(self, is_patient=True)
+
+    def hasty(self) -> "Storage":
+        """The same place for a person who waits for the answer."""
+        return replace(self, is_patient=False)
 
     @property
     def name(self) -> str:
         """The last part of the path."""
         return self.path.rstrip("/").rsplit("/", 1)[-1]
 
+    @retried
     def exists(self) -> bool:
         """Whether there is a file or folder."""
         return self.filesystem.get_file_info(self.path).type != fs.FileType.NotFound
 
+    @retried
     def names(self) -> list[str]:
         """The names of the files and folders in this folder; none if there is no such folder."""
         found = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
         return sorted(info.base_name for info in found)
 
+    @retried
     def files(self, recursive: bool = False) -> list[fs.FileInfo]:
         """The files in this folder, by path; none if there is no such folder."""
         selector = fs.FileSelector(self.path, allow_not_found=True, recursive=recursive)
         found = [info for info in self.filesystem.get_file_info(selector) if info.type == fs.FileType.File]
         return sorted(found, key=lambda info: info.path)
 
+    @retried
     def read_bytes(self) -> bytes:
         """The whole file."""
         with self.filesystem.open_input_stream(self.path, compression=None) as stream:
             return stream.read()
 
+    @retried
     def write_bytes(self, data: bytes | pa.Buffer) -> None:
-        """Write the file under a temporary name, then rename it: readers see the whole file or none."""
-        temporary = self.parent / f".{self.name}.{uuid.uuid4().hex}.tmp"
-        with temporary.filesystem.open_output_stream(temporary.path) as stream:
+        """Write the file at once: readers see the whole file or none."""
+        with self.writing() as stream:
             stream.write(data)
-        self.filesystem.move(temporary.path, self.path)
 
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Any]:
+        """A stream into this file. Readers see the file when the context ends without an exception, and not before.
+
+        Not repeated: the caller holds the data.
+        """
+        if not self._grows:
+            stream = self.filesystem.open_output_stream(self.path)
+            try:
+                yield stream
+                stream.close()
+            except BaseException:
+                self._abandon(stream)
+                raise
+            return
+        temporary = self.parent / f".{self.name}.{uuid.uuid4().hex}.tmp"
+        try:
+            with temporary.filesystem.open_output_stream(temporary.path) as stream:
+                yield stream
+            self.filesystem.move(temporary.path, self.path)
+        except BaseException:
+            temporary._discard()
+            raise
+
+    @retried
     def make_folder(self) -> None:
         """Create this folder and those above it."""
         self.filesystem.create_dir(self.path, recursive=True)
 
+    @retried
     def delete_file(self) -> None:
         """Delete this file; it is no error if it is gone already."""
         try:
@@ -64,15 +117,38 @@ class Storage:
         except FileNotFoundError:
             return
 
+    @retried
     def delete_folder(self) -> None:
         """Delete this folder and all in it, if there is one."""
-        if self.exists():
+        try:
             self.filesystem.delete_dir(self.path)
+        except FileNotFoundError:
+            return
 
     @property
     def parent(self) -> "Storage":
         """The folder above."""
-        return Storage(self.filesystem, self.path.rstrip("/").rsplit("/", 1)[0] or "/")
+        return replace(self, path=self.path.rstrip("/").rsplit("/", 1)[0] or "/")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a path of this machine, which other machines may not see."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    @property
+    def _grows(self) -> bool:
+        return any(name in self.filesystem.type_name for name in GROWING)
+
+    def _discard(self) -> None:
+        """Delete a file that was not finished, if that is possible: another error is on its way."""
+        with contextlib.suppress(OSError):
+            self.filesystem.delete_file(self.path)
+
+    def _abandon(self, stream: Any) -> None:
+        """Closing a stream is the only way to end it, and completes the file."""
+        with contextlib.suppress(OSError):
+            stream.close()
+        self._discard()
 
 
 def open_storage(uri: str) -> Storage:

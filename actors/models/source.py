@@ -96,12 +96,17 @@ class ModelSource:
         tokenizer = self.tokenizer
         return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)
 
-    def load(self, dtype: str, model_class: Any = None) -> Any:
-        """The model with its weights in `dtype`, on the CPU. `model_class` is AutoModelForCausalLM by default."""
+    def load(self, dtype: str, model_class: Any = None, device: str | None = None) -> Any:
+        """The model with its weights in `dtype`. `model_class` is AutoModelForCausalLM by default.
+
+        The weights go straight to `device`, without a whole copy in the CPU's memory; without `device` they are on the
+        CPU.
+        """
         import torch
         from transformers import AutoModelForCausalLM
 
-        return self._read(model_class or AutoModelForCausalLM, dtype=getattr(torch, dtype))
+        placed = {} if device is None else {"device_map": {"": device}}
+        return self._read(model_class or AutoModelForCausalLM, dtype=getattr(torch, dtype), **placed)
 
     def empty(self, model_class: Any = None) -> Any:
         """The model's layers without weights (on the meta device), for checks that need only shapes."""

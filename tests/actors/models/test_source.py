@@ -106,6 +106,12 @@ def test_a_pinned_source_loads_the_weights_of_its_commit(hub, byte_model):
         torch.testing.assert_close(source.load("float32").lm_head.weight, factor * base, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_weights_are_on_the_device_that_was_asked_for(byte_model, device):
+    model = ModelSource(byte_model).load("bfloat16", device=device)
+    assert {(each.device.type, each.dtype) for each in model.parameters()} == {(device, torch.bfloat16)}
+
+
 def test_an_engine_samples_from_the_commit_of_its_source(hub):
     assert draw_greedy(ModelSource(HUB_NAME, FIRST)) != draw_greedy(ModelSource(HUB_NAME, SECOND))
     hub(SECOND)

@@ -33,63 +33,65 @@ class PrefixForest:
         return len(self.tokens)
 
 
-def build_forest(sequences: Sequence[Sequence[int]]) -> PrefixForest:
-    """The forest of token sequences, each [T_i]. Equal sequences share all nodes; empty sequences have none."""
+def build_forest(sequences: Sequence[Sequence[int] | IntArray]) -> PrefixForest:
+    """The forest of token sequences, each [T_i]. Equal sequences share all nodes; empty sequences have none.
+
+    All work is done on whole arrays: the forest of a long chain has a hundred thousand nodes.
+    """
     arrays = [np.asarray(sequence, dtype=np.int64) for sequence in sequences]
     paths: list[IntArray] = [np.empty(0, dtype=np.int64)] * len(arrays)
-    tokens: list[IntArray] = []
-    parents: list[IntArray] = []
+    most = sum(map(len, arrays))
+    tokens, parents, depths, ends = (np.empty(most, dtype=np.int64) for _ in range(4))
     size = 0
     previous, previous_path = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     # In lexicographic order, the common prefix with the predecessor is the longest with any earlier sequence.
     # Appending the rest of each sequence therefore walks the trie depth first.
-    for index in sorted(range(len(arrays)), key=lambda i: tuple(sequences[i])):
+    for index in sorted(range(len(arrays)), key=lambda i: _sort_key(arrays[i])):
         array = arrays[index]
         shared = _common_prefix_length(previous, array)
-        fresh = np.arange(size, size + len(array) - shared, dtype=np.int64)
+        stop = size + len(array) - shared
+        fresh = np.arange(size, stop)
         path = np.concatenate([previous_path[:shared], fresh])
-        tokens.append(array[shared:])
-        parents.append(np.concatenate([[-1], path])[shared : len(array)])
-        size += len(fresh)
+        tokens[size:stop] = array[shared:]
+        parents[size:stop] = fresh - 1
+        if shared < len(array):
+            parents[size] = path[shared - 1] if shared else -1
+        depths[size:stop] = np.arange(shared, len(array))
+        ends[previous_path[shared:]] = size  # what this sequence does not share with its predecessor is complete
         paths[index] = path
-        previous, previous_path = array, path
-    if size == 0:
-        empty = np.empty(0, dtype=np.int64)
-        return PrefixForest(empty, empty, empty, empty, tuple(paths))
-    all_parents = np.concatenate(parents).astype(np.int64)
-    depths = np.zeros(size, dtype=np.int64)
-    for path in paths:
-        depths[path] = np.arange(len(path))
-    return PrefixForest(np.concatenate(tokens), all_parents, depths, _subtree_ends(depths), tuple(paths))
+        previous, previous_path, size = array, path, stop
+    ends[previous_path] = size
+    # Copies: views would keep the whole buffers.
+    return PrefixForest(
+        tokens[:size].copy(), parents[:size].copy(), depths[:size].copy(), ends[:size].copy(), tuple(paths)
+    )
 
 
 def match_nodes(new: PrefixForest, old: PrefixForest) -> IntArray:
     """For each node of `new`, the node of `old` with the same prefix, or -1. Matched nodes can be reused."""
-    children = {
-        (parent, token): node
-        for node, (parent, token) in enumerate(zip(old.parents.tolist(), old.tokens.tolist(), strict=True))
-    }
-    matched: list[int] = []
-    for parent, token in zip(new.parents.tolist(), new.tokens.tolist(), strict=True):
-        old_parent = matched[parent] if parent >= 0 else -1
-        # A child of an unmatched node has no match either. In `children`, -1 stands for a root.
-        known = parent < 0 or old_parent >= 0
-        matched.append(children.get((old_parent, token), -1) if known else -1)
-    return np.asarray(matched, dtype=np.int64)
+    matched = np.full(len(new), -1, dtype=np.int64)
+    forests = ((False, old), (True, new))
+    sequences = [(forest.tokens[path], path, is_new) for is_new, forest in forests for path in forest.paths]
+    sequences.sort(key=lambda sequence: _sort_key(sequence[0]))
+    # In lexicographic order, the old sequence that shares most with a new one is the next before or after it.
+    for walk in (sequences, reversed(sequences)):
+        nearest, nearest_path = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        for tokens, path, is_new in walk:
+            if is_new:
+                shared = _common_prefix_length(nearest, tokens)
+                matched[path[:shared]] = nearest_path[:shared]
+            else:
+                nearest, nearest_path = tokens, path
+    return matched
+
+
+def _sort_key(tokens: IntArray) -> bytes:
+    """Bytes that compare as the tokens do. Comparing tuples of integers takes longer than building the forest."""
+    return tokens.astype(">u4").tobytes()
 
 
 def _common_prefix_length(a: IntArray, b: IntArray) -> int:
     length = min(len(a), len(b))
-    different = np.flatnonzero(a[:length] != b[:length])
-    return int(different[0]) if len(different) else length
-
-
-def _subtree_ends(depths: IntArray) -> IntArray:
-    """For each node in depth-first order, the first later node at the same depth or above, or the end."""
-    ends = np.full(len(depths), len(depths), dtype=np.int64)
-    open_nodes: list[int] = []
-    for node, depth in enumerate(depths.tolist()):
-        while open_nodes and depths[open_nodes[-1]] >= depth:
-            ends[open_nodes.pop()] = node
-        open_nodes.append(node)
-    return ends
+    different = a[:length] != b[:length]
+    first = int(different.argmax()) if length else 0
+    return first if length and different[first] else length

@@ -1,27 +1,33 @@
 """Refines rows in a Ray actor: many refinements at once, one scorer kept busy.
 
-Every row is a generator (`algorithms.refinement.refine`) that waits for perplexities. The waiting requests of all
-batches in flight are packed into one forward pass under the scorer's token budget. While a pass runs, the answers of
-the pass before are handed out and the next requests prepared. New rows start only when those at work cannot fill a
-pass, so that rows finish, and are committed, early.
+Every row is a generator (`algorithms.refinement.refine`) that waits for perplexities. Its steps are asyncio tasks: hand
+it the perplexities, and prepare the request that it makes next. Prepared requests of all batches in flight are packed
+into passes under the scorer's token budget. The scorer's thread has its next pass before it has finished the one at
+hand, so it does not wait for this thread. New rows start only when those at work do not fill the next passes, so that
+rows finish, and are committed, early.
 """
 
 import asyncio
-import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
 
 import pyarrow as pa
 
+from actors.errors import SluiceError
 from actors.runs.folder import RunFolder
 from actors.runs.ledger import Ledger, Row
 from actors.runs.record_kinds import REFINEMENT
 from actors.runs.session import check_session
 from actors.scoring.protocol import Scored, Scorer, ScoringTask
+from actors.scoring.scorer_thread import Result, ScorerThread
 from algorithms.chains import Chain
 from algorithms.refinement import Policy, Refinement, Reply, Request, ScoreRequest, refine
 from algorithms.row_errors import RowError
+
+PASSES_AHEAD: Final = 2  # prepared beyond the one that is computed; one of them waits in the scorer's thread
+LINGER_SECONDS: Final = 0.05  # an idle scorer waits at most this long for a preparation that would fill its pass
 
 
 @dataclass(eq=False, slots=True)
@@ -48,93 +54,138 @@ class Refiner:
         self._scorer = make_scorer()
         self._policy = policy
         self._ledger = Ledger(run, session, REFINEMENT)
-        self._queue: deque[_Work] = deque()
+        self._scoring = ScorerThread(self._scorer, lambda seconds: self._ledger.spend(forward_seconds=seconds))
+        self._queue: deque[Row] = deque()  # not begun
+        self._preparing: dict[_Work, bool] = {}  # whether an idle scorer should wait for it
         self._ready: deque[_Work] = deque()
-        self._driver: asyncio.Task[None] | None = None
+        self._passes: set[asyncio.Task[None] | None] = set()  # in the scorer's thread
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, table: pa.Table) -> pa.Table:
         """Refine and commit one batch."""
         return await self._ledger.process_together(table, self._enqueue)
 
     def _enqueue(self, rows: list[Row]) -> None:
-        for row in rows:
-            steps, separators = tuple(row["steps"]), tuple(row["separators"])
-            chain = Chain(row["question"], steps, row["answer"], row["joiner"], separators)
-            self._queue.append(_Work(row, refine(chain, self._policy), chain))
-        if self._driver is None or self._driver.done():
-            self._driver = asyncio.create_task(self._drive())
+        self._queue.extend(rows)
+        self._advance()
 
-    async def _drive(self) -> None:
-        """Score requests and hand out answers until none is left. A failure fails every batch in flight."""
-        try:
-            answered: list[tuple[_Work, Scored | RowError]] = []
-            while self._queue or self._ready or answered:
-                work = self._fill_pass()
-                scoring = asyncio.create_task(asyncio.to_thread(self._score, work)) if work else None
-                await asyncio.sleep(0)  # let the pass start before this thread is busy
-                for item, result in answered:
-                    self._hand_out(item, result)
-                answered = await scoring if scoring else []
-        except BaseException as error:
-            self._queue.clear()
-            self._ready.clear()
-            await self._ledger.fail(error)
-            raise
+    def _advance(self) -> None:
+        """Begin rows while there is room, and hand the passes that are due to the scorer's thread."""
+        while self._queue and self._has_room():
+            self._begin(self._queue.popleft())
+        while self._is_pass_due():
+            self._passes.add(self._start(self._score(self._take_pass())))
 
-    def _fill_pass(self) -> list[_Work]:
-        """The requests of the next pass. Starts rows from the queue while there is room."""
+    def _has_room(self) -> bool:
+        """Whether a further row may start: the scorer is not sure of its next passes, and somebody can prepare."""
+        tokens = len(self._passes) * self._scorer.token_budget + sum(map(_cost, self._ready))
+        room = (1 + PASSES_AHEAD) * self._scorer.token_budget
+        return tokens < room and len(self._preparing) < 2 * self._scorer.num_preparing
+
+    def _is_pass_due(self) -> bool:
+        """Whether to score what is ready: a full pass ahead of time, and any once nothing would fill it soon."""
+        if not self._ready or len(self._passes) > 1:
+            return False
+        if sum(map(_cost, self._ready)) >= self._scorer.token_budget:
+            return True
+        return not self._passes and not any(self._preparing.values())
+
+    def _take_pass(self) -> list[_Work]:
         work: list[_Work] = []
         room = self._scorer.token_budget
-        while room > 0 and (self._ready or self._queue):
-            if not self._ready:
-                self._begin(self._queue.popleft())
-                continue
+        while room > 0 and self._ready:
             item = self._ready.popleft()
-            assert item.task is not None
             work.append(item)
-            room -= max(1, item.task.num_new_tokens)
+            room -= _cost(item)
         return work
 
-    def _score(self, work: list[_Work]) -> list[tuple[_Work, Scored | RowError]]:
-        started = time.perf_counter()
-        results = self._scorer.score([item.task for item in work])
-        self._ledger.spend(forward_seconds=time.perf_counter() - started)
-        return list(zip(work, results, strict=True))
-
-    def _begin(self, item: _Work) -> None:
-        self._prepare(item, next(item.generator))
-
-    def _hand_out(self, item: _Work, result: Scored | RowError) -> None:
-        if isinstance(result, RowError):
-            self._quarantine(item, result)
-            return
-        item.tokens_scored += result.tokens_forwarded
-        item.tokens_naive += result.tokens_naive
+    async def _score(self, work: list[_Work]) -> None:
+        """Score one pass, and take each of its rows on."""
         try:
-            request = item.generator.send(result.perplexities)
-        except StopIteration as stop:
-            self._finish_refined(item, stop.value)
+            results = await self._scoring.score([item.task for item in work if item.task is not None])
+        except Exception as error:  # noqa: BLE001  the ledger hands it to every caller
+            await self._fail(error)
             return
-        self._prepare(item, request)
+        finally:
+            self._passes.discard(asyncio.current_task())
+        self._advance()  # first of all, the scorer's thread gets its next pass
+        for item, result in zip(work, results, strict=True):
+            self._hand_out(item, result)
+        self._advance()
 
-    def _prepare(self, item: _Work, request: Request) -> None:
-        assert isinstance(request, ScoreRequest), "no policy asks for a merger"
+    def _begin(self, row: Row) -> None:
+        steps, separators = tuple(row["steps"]), tuple(row["separators"])
+        chain = Chain(row["question"], steps, row["answer"], row["joiner"], separators)
+        self._take_on(_Work(row, refine(chain, self._policy), chain), None)
+
+    def _hand_out(self, item: _Work, result: Result) -> None:
+        match result:
+            case Scored():
+                item.tokens_scored += result.tokens_forwarded
+                item.tokens_naive += result.tokens_naive
+                self._take_on(item, result.perplexities)
+            case RowError():
+                self._quarantine(item, result)
+            case _:
+                self._ledger.raised(item.row, result)
+
+    def _take_on(self, item: _Work, reply: Reply) -> None:
+        """Let a row prepare its next request. No other row waits long for it."""
+        self._preparing[item] = True
+        asyncio.get_running_loop().call_later(LINGER_SECONDS, self._stop_waiting_for, item)
+        self._start(self._step(item, reply))
+
+    def _stop_waiting_for(self, item: _Work) -> None:
+        if item in self._preparing:
+            self._preparing[item] = False
+            self._advance()
+
+    async def _step(self, item: _Work, reply: Reply) -> None:
+        """Bring a row to its next request, prepared, or to its end."""
         try:
-            item.task = self._scorer.prepare(request, item.task)
+            try:
+                request = item.generator.send(reply)
+            except StopIteration as stop:
+                del self._preparing[item]
+                await self._finish_refined(item, stop.value)
+                return
+            assert isinstance(request, ScoreRequest), "no policy asks for a merger"
+            item.task = await self._scorer.prepare(request, item.task)
+            self._ready.append(item)
         except RowError as error:
             self._quarantine(item, error)
-            return
-        self._ready.append(item)
+        except SluiceError as error:
+            await self._fail(error)
+        except Exception as error:  # noqa: BLE001  only this row's own data was at work
+            self._ledger.raised(item.row, error)
+        finally:
+            self._preparing.pop(item, None)
+            self._advance()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _fail(self, error: BaseException) -> None:
+        """End every batch in flight, and forget its rows."""
+        for waiting in (self._queue, self._ready, self._preparing, self._passes):
+            waiting.clear()
+        for task in self._tasks - {asyncio.current_task()}:
+            task.cancel()
+        await self._ledger.fail(error)
 
     def _quarantine(self, item: _Work, error: RowError) -> None:
         spent = {"tokens_scored": item.tokens_scored, "tokens_naive": item.tokens_naive}
         self._ledger.quarantine(item.row, error, **spent)
 
-    def _finish_refined(self, item: _Work, refinement: Refinement) -> None:
+    async def _finish_refined(self, item: _Work, refinement: Refinement) -> None:
         chain = item.chain
         refined = replace(chain, steps=refinement.steps, separators=refinement.separators)
-        before = self._scorer.num_tokens(chain.text)
         edited = bool(refinement.edits)
+        texts = [chain.text, refined.text] if edited else [chain.text]
+        num_tokens = await self._scorer.count_tokens(texts)
         record = {
             "status": "refined" if edited else "unchanged",
             "reason": None if edited else refinement.stopped,
@@ -143,9 +194,15 @@ class Refiner:
             "edits": [asdict(edit) for edit in refinement.edits],
             "ppl_original": refinement.ppl_original,
             "ppl_refined": refinement.ppl_refined,
-            "tokens_original": before,
-            "tokens_refined": self._scorer.num_tokens(refined.text) if edited else before,
+            "tokens_original": num_tokens[0],
+            "tokens_refined": num_tokens[-1],
             "tokens_scored": item.tokens_scored,
             "tokens_naive": item.tokens_naive,
         }
         self._ledger.finish(item.row, record)
+
+
+def _cost(item: _Work) -> int:
+    """New tokens of a prepared request; one that has none still takes a place."""
+    assert item.task is not None, "only prepared requests wait for a pass"
+    return max(1, item.task.num_new_tokens)

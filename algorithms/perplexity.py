@@ -27,7 +27,7 @@ def perplexity(losses: NDArray[np.floating] | Sequence[float]) -> float:
     return math.inf if mean >= 700.0 else math.exp(mean)  # exp overflows a double at 709.8
 
 
-def scored_tokens(offsets: Sequence[Span], span: Span | None) -> NDArray[np.bool_]:
+def scored_tokens(offsets: Sequence[Span] | NDArray[np.int64], span: Span | None) -> NDArray[np.bool_]:
     """The mask of the tokens that a span scores, a boolean array [T].
 
     `offsets` holds the (start, stop) character range of each token; special tokens have an empty range. A token

@@ -5,13 +5,17 @@ shares with the chain's previous request: keys, values and final hidden states a
 most `token_budget` new tokens of any number of forests. A larger forest is walked depth first in several passes, each
 of which sees the keys of its ancestors.
 
-Shape legend: T new tokens of a pass, M hidden size, N nodes of a forest, V vocabulary.
+Nothing that the device computes is copied to the host before the end of a pass, and then the losses alone: while the
+host waited for a copy in between, it could not give the device more work.
+
+Shape legend: T new tokens of a pass, M hidden size, L losses.
 """
 
+import itertools
 import logging
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -26,9 +30,13 @@ from actors.models.memory import free_bytes, is_out_of_memory
 from actors.models.source import ModelSource
 from actors.scoring.attention import PassPart, forest_attention
 from actors.scoring.forest_task import ForestTask, KeptState
+from actors.scoring.head import LossHead, WantedLosses, join_rows, want_losses
+from actors.scoring.preparation import PreparedRequest
+from actors.scoring.preparers import Preparer, ProcessPreparer, ThreadPreparer
 from actors.scoring.protocol import Scored
-from algorithms.perplexity import perplexity, scored_tokens
-from algorithms.prefix_forest import IntArray, PrefixForest, build_forest
+from actors.scoring.transfer import to_device
+from algorithms.perplexity import perplexity
+from algorithms.prefix_forest import IntArray, build_forest
 from algorithms.refinement import ScoreRequest
 from algorithms.row_errors import RowError
 
@@ -36,7 +44,6 @@ logger = logging.getLogger(__name__)
 
 ATTENTION: Final = "sluice_forest"
 SMALLEST_PASS: Final = 64  # tokens; if memory runs out below this, the row is at fault
-LOGIT_BYTES: Final = 1 << 26  # of one chunk of logits
 # The start-up check: a wrong mask moves losses by tenths, rounding of bfloat16 by hundredths.
 PARITY_TOLERANCE: Final = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
 
@@ -46,7 +53,9 @@ class ForestScorer:
 
     `model` is a folder, a hub name or `smollm2`. `dtype` auto is bfloat16 on CUDA, float32 on CPU.
     `token_budget` bounds the new tokens of a pass, `state_tokens` the tokens whose keys and values are kept
-    between rounds. Raises UserError for a model that it cannot score exactly.
+    between rounds. `num_threads` are the CPUs that it may use. `preparing_processes` prepare requests; with 0 it is a
+    thread. By default, that is so on the CPU, and on CUDA they are as many as the CPUs, less one for this process.
+    Raises UserError for a model that it cannot score exactly.
     """
 
     def __init__(
@@ -58,6 +67,7 @@ class ForestScorer:
         token_budget: int | None = None,
         state_tokens: int | None = None,
         num_threads: int | None = None,
+        preparing_processes: int | None = None,
     ) -> None:
         if num_threads:
             torch.set_num_threads(num_threads)
@@ -66,39 +76,29 @@ class ForestScorer:
         dtype_name = {"auto": "bfloat16" if on_cuda else "float32"}.get(dtype, dtype)
         self.dtype: torch.dtype = getattr(torch, dtype_name)
         source = ModelSource.of(model)
-        self._tokenizer = source.tokenizer
-        check_offsets(self._tokenizer, source.name)
+        check_offsets(source.tokenizer, source.name)
         AttentionInterface.register(ATTENTION, forest_attention)
-        self.model: Any = source.load(dtype_name).to(self.device).eval()
-        self._head: Callable[[Tensor], Tensor] = self.model.get_output_embeddings()
+        self.model: Any = source.load(dtype_name, device=str(self.device)).eval()
         config = self.model.config.get_text_config()
-        self.window = source.window
-        self._rows_per_chunk = max(1, LOGIT_BYTES // (4 * config.vocab_size))
+        self._head = LossHead(self.model.get_output_embeddings(), config.vocab_size)
         self.token_budget = token_budget or (16384 if on_cuda else 1024)
         self._state_tokens = state_tokens if state_tokens is not None else self._default_state_tokens(config)
         self._tasks: weakref.WeakSet[ForestTask] = weakref.WeakSet()
         self.forward_seconds = 0.0
-        self._check_parity(source.name)
+        self._check_parity(source.name, source.tokenizer)
+        self.model.set_attn_implementation(ATTENTION)
+        if preparing_processes is None:
+            preparing_processes = max(1, torch.get_num_threads() - 1) if on_cuda else 0
+        self._preparer: Preparer = (
+            ProcessPreparer(source.tokenizer.backend_tokenizer, source.window, preparing_processes)
+            if preparing_processes
+            else ThreadPreparer(source.tokenizer.backend_tokenizer, source.window)
+        )
+        self.num_preparing = self._preparer.num_at_once
 
-    def prepare(self, request: ScoreRequest, after: ForestTask | None = None) -> ForestTask:
+    async def prepare(self, request: ScoreRequest, after: ForestTask | None = None) -> ForestTask:
         """Tokenize each variant by itself and fold the sequences into a forest. Raises RowError."""
-        texts = list(dict.fromkeys(variant.text for variant in request.variants))
-        encoded = self._tokenizer(texts, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
-        row_of = {text: row for row, text in enumerate(texts)}
-        rows = [row_of[variant.text] for variant in request.variants]
-        longest = max(len(ids) for ids in encoded["input_ids"])
-        if longest > self.window:
-            raise RowError("too_long", f"{longest} tokens, the model's window is {self.window}")
-        scored = [
-            scored_tokens(encoded["offset_mapping"][row], variant.span)
-            for row, variant in zip(rows, request.variants, strict=True)
-        ]
-        if not scored[0].any():
-            raise RowError("nothing_to_score")
-        forest = build_forest(encoded["input_ids"])
-        # A plain loop would forward each distinct text once: one forward gives any number of spans.
-        tokens_naive = sum(map(len, encoded["input_ids"]))
-        task = ForestTask(forest, [forest.paths[row] for row in rows], scored, tokens_naive)
+        task = ForestTask(await self._preparer.prepare(request))
         if after is not None:
             task.reuse(after)
         return task
@@ -114,13 +114,14 @@ class ForestScorer:
             self._tasks.update(tasks)
             for task in tasks:
                 self._take_over(task)
+            self._score_known(tasks)
             costs = [task.num_new_tokens for task in tasks]
             waiting = {index: task for index, task in enumerate(tasks) if task.num_new_tokens}
             while waiting:
                 shares = self._fill_pass(waiting)
                 try:
                     self._run_pass([(waiting[index], nodes) for index, nodes in shares.items()])
-                except (torch.OutOfMemoryError, RuntimeError) as error:
+                except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
                     self._back_off(shares, waiting, errors)
@@ -128,21 +129,43 @@ class ForestScorer:
         self.forward_seconds += time.perf_counter() - started
         return [errors.get(index) or self._result(task, costs[index]) for index, task in enumerate(tasks)]
 
-    def num_tokens(self, text: str) -> int:
-        """Length of a text in tokens, without special ones."""
-        return len(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Length of each text in tokens, without special ones."""
+        return await self._preparer.count_tokens(texts)
 
     def _take_over(self, task: ForestTask) -> None:
         """Use what is kept of the chain's previous request. If memory runs out, compute everything again instead."""
         try:
             task.take_over()
-            self._score_known(task)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            self._state_tokens //= 2
+            self._recompute([task])
+
+    def _score_known(self, tasks: Sequence[ForestTask]) -> None:
+        """Losses of reused nodes that had none: the scope may cover other tokens now."""
+        missing = [(task, task.needed[task.state.nodes] & np.isnan(task.losses[task.state.nodes])) for task in tasks]
+        known = [(task, task.state.nodes[mask]) for task, mask in missing if mask.any()]
+        if not known:
+            return
+        wanted = [want_losses(task.forest, task.state.nodes, nodes) for task, nodes in known]
+        try:
+            tensors = to_device(_head_arrays(wanted), self.device)
+            losses = self._losses(wanted, [task.state for task, _ in known], tensors)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._recompute([task for task, _ in known])
+            return
+        for (task, _), each, values in zip(known, wanted, losses, strict=True):
+            task.losses[each.nodes] = values
+
+    def _recompute(self, tasks: Iterable[ForestTask]) -> None:
+        """After out of memory in what is kept: keep less, and compute these tasks from the start."""
+        self._state_tokens //= 2
+        for task in tasks:
             task.start_over()
-            self._free_cache()
+        self._free_cache()
 
     def _fill_pass(self, waiting: dict[int, ForestTask]) -> dict[int, IntArray]:
         """New nodes for one pass, in the order of the tasks, up to the token budget."""
@@ -159,49 +182,65 @@ class ForestScorer:
 
     def _run_pass(self, shares: list[tuple[ForestTask, IntArray]]) -> None:
         """Compute some nodes of some tasks. Tasks change only if the whole pass succeeds."""
+        tokens = np.concatenate([task.forest.tokens[nodes] for task, nodes in shares])
+        depths = np.concatenate([task.forest.depths[nodes] for task, nodes in shares])
+        masks = [_mask_arrays(task, nodes) for task, nodes in shares]
+        wanted = [
+            want_losses(task.forest, np.concatenate([task.state.nodes, nodes]), nodes[task.needed[nodes]])
+            for task, nodes in shares
+        ]
+        arrays = [tokens, depths, *itertools.chain.from_iterable(masks), *_head_arrays(wanted)]
+        tensors = iter(to_device(arrays, self.device))
+        token_ids, positions = next(tensors), next(tensors)
         parts: list[PassPart] = []
         for task, nodes in shares:
-            parts.append(self._part(task, nodes, start=parts[-1].stop if parts else 0))
-        tokens = np.concatenate([part.task.forest.tokens[part.nodes] for part in parts])
-        depths = np.concatenate([part.task.forest.depths[part.nodes] for part in parts])
-        hidden = self._forward(tokens, depths, parts)
+            own = itertools.islice(tensors, len(masks[0]))
+            parts.append(self._part(task, nodes, parts[-1].stop if parts else 0, *own))
+        output = self.model.base_model(
+            input_ids=token_ids[None], position_ids=positions[None], use_cache=False, forest_parts=parts
+        )
+        hidden = output.last_hidden_state[0]
         states = [self._extended(part, hidden[part.start : part.stop]) for part in parts]
-        losses = [
-            self._losses(part.task.forest, state, part.nodes[part.task.needed[part.nodes]])
-            for part, state in zip(parts, states, strict=True)
-        ]
-        for part, state, (nodes, values) in zip(parts, states, losses, strict=True):
-            part.task.losses[nodes] = values
+        losses = self._losses(wanted, states, list(tensors))
+        for part, state, each, values in zip(parts, states, wanted, losses, strict=True):
+            part.task.losses[each.nodes] = values
             part.task.todo = part.task.todo[len(part.nodes) :]
             part.task.state = state
             part.task.state = self._kept(part.task)
 
-    def _forward(self, tokens: np.ndarray, depths: np.ndarray, parts: list[PassPart]) -> Tensor:
-        """Final hidden states [T, M] of one pass."""
-        self.model.set_attn_implementation(ATTENTION)
-        output = self.model.base_model(
-            input_ids=torch.from_numpy(tokens)[None].to(self.device),
-            position_ids=torch.from_numpy(depths)[None].to(self.device),
-            use_cache=False,
-            forest_parts=parts,
-        )
-        return output.last_hidden_state[0]
-
-    def _part(self, task: ForestTask, nodes: IntArray, start: int) -> PassPart:
+    def _part(
+        self,
+        task: ForestTask,
+        nodes: IntArray,
+        start: int,
+        slots: Tensor,
+        query: Tensor,
+        key: Tensor,
+        end: Tensor,
+        query_depths: Tensor,
+        key_depths: Tensor,
+    ) -> PassPart:
         """A task's share of a pass, with its mask: a query sees a key if `key <= query < subtree_end[key]`."""
-        forest, kept = task.forest, task.state.nodes
-        # Only kept nodes that are ancestors of new ones matter. `nodes` ascend, so an ancestor shows as a gap between
-        # the places of the node and of its subtree's end.
-        slots = np.flatnonzero(np.searchsorted(nodes, kept) < np.searchsorted(nodes, forest.subtree_end[kept]))
-        keys = np.concatenate([kept[slots], nodes])
-        query, key, end, query_depths, key_depths = (
-            torch.from_numpy(array).to(self.device)
-            for array in (nodes, keys, forest.subtree_end[keys], forest.depths[nodes], forest.depths[keys])
-        )
         seen = (key <= query[:, None]) & (query[:, None] < end)
         mask = torch.zeros(seen.shape, dtype=self.dtype, device=self.device).masked_fill_(~seen, float("-inf"))
-        index = torch.from_numpy(slots).to(self.device)
-        return PassPart(task, nodes, start, start + len(nodes), index, mask, query_depths, key_depths)
+        return PassPart(task, nodes, start, start + len(nodes), slots, mask, query_depths, key_depths)
+
+    def _losses(
+        self, wanted: Sequence[WantedLosses], states: Sequence[KeptState], tensors: Sequence[Tensor]
+    ) -> list[np.ndarray]:
+        """The wanted losses of each task. `tensors` are `_head_arrays(wanted)` on the device."""
+        rows, tokens, *slots = tensors
+        if len(rows) == 0:
+            return [np.empty(0)] * len(wanted)
+        hidden = torch.cat(
+            [
+                state.hidden.index_select(0, own)
+                for state, own in zip(states, slots, strict=True)
+                if state.hidden is not None
+            ]
+        )
+        losses = self._head.losses(hidden, join_rows(wanted), rows, tokens).cpu().double().numpy()
+        return np.split(losses, np.cumsum([len(each.nodes) for each in wanted])[:-1])
 
     def _extended(self, part: PassPart, hidden: Tensor) -> KeptState:
         """The task's state with the new nodes after the kept ones."""
@@ -222,33 +261,6 @@ class ForestScorer:
             return KeptState.empty()
         slots = np.flatnonzero(task.forest.subtree_end[state.nodes] > task.todo[0])
         return state.select(slots, state.nodes[slots])
-
-    def _score_known(self, task: ForestTask) -> None:
-        """Losses of reused nodes that had none: the scope may cover other tokens now."""
-        known = task.state.nodes
-        missing = known[task.needed[known] & np.isnan(task.losses[known])]
-        nodes, values = self._losses(task.forest, task.state, missing)
-        task.losses[nodes] = values
-
-    def _losses(self, forest: PrefixForest, state: KeptState, nodes: IntArray) -> tuple[IntArray, np.ndarray]:
-        """The loss of each node, from the logits of its parent, a chunk of rows at a time."""
-        if len(nodes) == 0 or state.hidden is None:
-            return nodes[:0], np.empty(0)
-        slot_of = np.full(len(forest), -1)
-        slot_of[state.nodes] = np.arange(len(state.nodes))
-        parents, row_of = np.unique(forest.parents[nodes], return_inverse=True)
-        order = np.argsort(row_of, kind="stable")
-        values = np.empty(len(nodes))
-        for first in range(0, len(parents), self._rows_per_chunk):
-            chunk = parents[first : first + self._rows_per_chunk]
-            index = torch.from_numpy(slot_of[chunk]).to(self.device)
-            logits = self._head(state.hidden.index_select(0, index)).float()
-            children = order[np.searchsorted(row_of[order], first) : np.searchsorted(row_of[order], first + len(chunk))]
-            rows = torch.from_numpy(row_of[children] - first).to(self.device)
-            tokens = torch.from_numpy(forest.tokens[nodes[children]]).to(self.device)
-            loss = torch.logsumexp(logits, dim=-1)[rows] - logits[rows, tokens]
-            values[children] = loss.double().cpu().numpy()
-        return nodes, values
 
     def _back_off(
         self, shares: dict[int, IntArray], waiting: dict[int, ForestTask], errors: dict[int, RowError]
@@ -274,7 +286,7 @@ class ForestScorer:
     def _shrink(self, task: ForestTask) -> None:
         try:
             task.state = self._kept(task)
-        except (torch.OutOfMemoryError, RuntimeError) as error:  # selecting copies
+        except (RuntimeError, MemoryError) as error:  # selecting copies
             if not is_out_of_memory(error):
                 raise
             task.start_over()
@@ -284,7 +296,7 @@ class ForestScorer:
             torch.cuda.empty_cache()
 
     def _result(self, task: ForestTask, cost: int) -> Scored | RowError:
-        perplexities = [perplexity(task.losses[path[mask]]) for path, mask in zip(task.paths, task.scored, strict=True)]
+        perplexities = [perplexity(task.losses[nodes]) for nodes in task.scored]
         if not np.isfinite(perplexities[0]) or np.isnan(perplexities).any():
             return RowError("not_finite", "the model's loss is infinite or not a number")
         return Scored(perplexities, cost, task.tokens_naive)
@@ -297,16 +309,17 @@ class ForestScorer:
         per_token = 2 * config.num_hidden_layers * groups * head_size + config.hidden_size
         return int(free_bytes(self.device) / 5 / (per_token * self.dtype.itemsize))
 
-    def _check_parity(self, name: str) -> None:
+    def _check_parity(self, name: str, tokenizer: Any) -> None:
         """Score two related texts as a forest, and one by one with the model's own attention.
 
         This finds models with features that the scorer does not know (attention sinks, capped logits, ALiBi...).
         """
         words = "The sum of 12 and 30 is 42 because 12 + 30 = 42."
-        sequences = [self._tokenizer(words + end)["input_ids"] for end in (" So it is even.", " Then we stop.")]
-        scored = [np.arange(len(sequence)) > 0 for sequence in sequences]
+        sequences = [tokenizer(words + end)["input_ids"] for end in (" So it is even.", " Then we stop.")]
+        scored = tuple(np.arange(len(sequence)) > 0 for sequence in sequences)
         forest = build_forest(sequences)
-        task = ForestTask(forest, forest.paths, scored, 0)
+        task = ForestTask(PreparedRequest(forest, (0, 1), scored, tokens_naive=0))
+        self.model.set_attn_implementation(ATTENTION)
         [result] = self.score([task])
         self.forward_seconds = 0.0
         if isinstance(result, RowError):
@@ -323,3 +336,18 @@ class ForestScorer:
                     f"model {name!r} cannot be scored exactly: its own attention gives token losses that differ "
                     f"by {difference:.3g} from the prefix forest's. Use a model with plain softmax attention"
                 )
+
+
+def _mask_arrays(task: ForestTask, nodes: IntArray) -> tuple[IntArray, ...]:
+    """What the mask of some new nodes is made of, in the order of `ForestScorer._part`."""
+    forest, kept = task.forest, task.state.nodes
+    # Only kept nodes that are ancestors of new ones matter. `nodes` ascend, so an ancestor shows as a gap between
+    # the places of the node and of its subtree's end.
+    slots = np.flatnonzero(np.searchsorted(nodes, kept) < np.searchsorted(nodes, forest.subtree_end[kept]))
+    keys = np.concatenate([kept[slots], nodes])
+    return slots, nodes, keys, forest.subtree_end[keys], forest.depths[nodes], forest.depths[keys]
+
+
+def _head_arrays(wanted: Sequence[WantedLosses]) -> list[IntArray]:
+    """What the head needs on the device: rows and tokens of all losses, then the slots of each task."""
+    return [join_rows(wanted), np.concatenate([each.tokens for each in wanted]), *(each.slots for each in wanted)]

@@ -1,32 +1,31 @@
 """One scoring request as a prefix forest, and what is kept of its nodes between rounds.
 
-Shape legend: T tokens of a variant, C slots, G key/value heads, D head size, M hidden size.
+Shape legend: C slots, G key/value heads, D head size, M hidden size.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
-import torch
 from torch import Tensor
 
-from algorithms.prefix_forest import IntArray, PrefixForest, match_nodes
+from actors.scoring.preparation import PreparedRequest
+from actors.scoring.transfer import to_device
+from algorithms.prefix_forest import IntArray, match_nodes
 
 
 class ForestTask:
     """One request as a forest: the losses of its nodes, and the state of the nodes that are kept."""
 
-    def __init__(
-        self, forest: PrefixForest, paths: Sequence[IntArray], scored: Sequence[np.ndarray], tokens_naive: int
-    ) -> None:
-        self.forest = forest
-        self.paths = paths  # for each variant, the nodes of its tokens [T_i]; variants with one text share a path
-        self.scored = scored  # for each variant, which tokens count [T_i]
-        self.tokens_naive = tokens_naive
-        self.needed = np.zeros(len(forest), dtype=np.bool_)
-        for path, mask in zip(paths, scored, strict=True):
-            self.needed[path[mask]] = True
-        self.losses = np.full(len(forest), np.nan)
-        self.todo: IntArray = np.arange(len(forest))
+    def __init__(self, prepared: PreparedRequest) -> None:
+        self.forest = prepared.forest
+        self.tokens_naive = prepared.tokens_naive
+        # For each variant, the nodes of the tokens that count. Variants with one text share a path.
+        self.scored: list[IntArray] = [
+            self.forest.paths[text][mask] for text, mask in zip(prepared.text_of, prepared.scored, strict=True)
+        ]
+        self.needed = np.zeros(len(self.forest), dtype=np.bool_)
+        for nodes in self.scored:
+            self.needed[nodes] = True
+        self.losses = np.full(len(self.forest), np.nan)
+        self.todo: IntArray = np.arange(len(self.forest))
         self.state = KeptState.empty()
         self._previous: tuple[ForestTask, KeptState, IntArray, IntArray] | None = None
 
@@ -87,7 +86,7 @@ class KeptState:
         """Some slots, with the numbers that their nodes have in another forest."""
         if self.hidden is None or len(slots) == 0:
             return KeptState.empty()
-        index = torch.from_numpy(slots).to(self.hidden.device)
+        [index] = to_device([slots], self.hidden.device)
         keys, values = ([tensor.index_select(2, index) for tensor in each] for each in (self.keys, self.values))
         return KeptState(nodes, keys, values, self.hidden.index_select(0, index))
 

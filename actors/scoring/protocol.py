@@ -25,11 +25,16 @@ class ScoringTask(Protocol):
 
 
 class Scorer(Protocol):
-    """Gives perplexities. The Refiner calls `score` in a thread."""
+    """Gives perplexities: `prepare` runs ahead on the event loop, and the Refiner calls `score` in a thread.
+
+    `token_budget` bounds the new tokens of a pass; `num_preparing` is the number of requests that `prepare` works on
+    at once.
+    """
 
     token_budget: int
+    num_preparing: int
 
-    def prepare(self, request: ScoreRequest, after: Any | None) -> ScoringTask:
+    async def prepare(self, request: ScoreRequest, after: Any | None) -> ScoringTask:
         """Prepare a request. `after` is the task of the same chain's previous request, if any.
 
         Raises RowError if the row cannot be scored.
@@ -40,6 +45,6 @@ class Scorer(Protocol):
         """Score several tasks together. Each gets its result, or the reason why it has none."""
         ...
 
-    def num_tokens(self, text: str) -> int:
-        """Length of a text in this scorer's tokens."""
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Length of each text in this scorer's tokens."""
         ...

@@ -17,6 +17,7 @@ from actors.runs.records import RecordStore
 from actors.runs.session import begin_session
 from algorithms.chains import Chain
 from algorithms.refinement import Policy, refine
+from algorithms.row_errors import RowError
 from tests.fixtures.rows import chain_row
 from tests.fixtures.runs import records
 from tests.fixtures.table_scorer import TableScorer, look_up
@@ -196,6 +197,131 @@ def test_a_failing_scorer_fails_the_call_and_not_the_rows(tmp_path):
     # What was finished is kept, and who was in flight is no suspect: the process lives.
     assert set(records(tmp_path)) == {"r2"}
     assert not list((tmp_path / "_journal").iterdir())
+
+
+def test_one_row_of_a_pass_that_raises_is_quarantined_and_the_others_are_refined(tmp_path):
+    class Picky(TableScorer):
+        def score(self, tasks):
+            if any(task.request.variants[0].text.startswith("q3\n") for task in tasks):
+                raise IndexError("no\nsuch token")
+            return super().score(tasks)
+
+    rows = [chain_row(number) for number in range(12)]
+    call(refiner(tmp_path, Picky), rows)
+    found = records(tmp_path)
+    assert found.pop("r3")["reason"] == "raised: IndexError: no such token"
+    assert {row_id: record["refined_steps"] for row_id, record in found.items()} == {
+        each["id"]: refined_alone(each) for each in rows if each["id"] != "r3"
+    }
+
+
+def test_a_device_that_breaks_does_not_quarantine_rows_that_fill_passes_of_their_own(tmp_path):
+    class Breaking(TableScorer):
+        scored = 0
+
+        def score(self, tasks):
+            self.scored += len(tasks)
+            if self.scored > 2:
+                raise RuntimeError("device lost")
+            return super().score(tasks)
+
+    with pytest.raises(RuntimeError, match="device lost"):
+        call(refiner(tmp_path, functools.partial(Breaking, token_budget=1)), [chain_row(n) for n in range(9)])
+    reasons = [record["reason"] for record in records(tmp_path).values() if record["status"] == "quarantined"]
+    assert reasons in ([], ["raised: RuntimeError: device lost"])
+
+
+def test_a_row_whose_preparation_raises_is_quarantined_alone(tmp_path):
+    class Picky(TableScorer):
+        async def prepare(self, request, after=None):
+            text = request.variants[0].text
+            if text.startswith("q3\n") and after is None:
+                raise KeyError("token")
+            if text.startswith("q4\n"):
+                raise RowError("too_long", "9 tokens")
+            return await super().prepare(request, after)
+
+    call(refiner(tmp_path, Picky), [chain_row(number) for number in range(8)])
+    found = records(tmp_path)
+    assert len(found) == 8
+    reasons = {row_id: each["reason"] for row_id, each in found.items() if each["status"] == "quarantined"}
+    assert reasons == {"r3": "raised: KeyError: 'token'", "r4": "too_long: 9 tokens"}
+
+
+def test_a_users_error_in_a_preparation_ends_the_call(tmp_path):
+    class Wrong(TableScorer):
+        async def prepare(self, request, after=None):
+            raise UserError("no tokenizer")
+
+    with pytest.raises(UserError, match="no tokenizer"):
+        call(refiner(tmp_path, Wrong), [chain_row(number) for number in range(8)])
+    assert not records(tmp_path)
+
+
+def test_rows_are_taken_on_again_after_a_failure(tmp_path):
+    class FailsOnce(TableScorer):
+        failed = False
+
+        def score(self, tasks):
+            if not self.failed:
+                self.failed = True
+                raise UserError("not now")
+            return super().score(tasks)
+
+    rows = [chain_row(number) for number in range(30)]
+    actor = refiner(tmp_path, functools.partial(FailsOnce, token_budget=256))
+    with pytest.raises(UserError, match="not now"):
+        call(actor, rows)
+    call(refiner(tmp_path), rows[:10])
+    call(actor, rows[10:])
+    assert len(records(tmp_path)) == 30
+
+
+def test_rows_whose_preparation_is_slow_hold_up_no_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("actors.runs.ledger.COMMIT_SECONDS_AT_LEAST", 0.0)
+    monkeypatch.setattr("actors.runs.ledger.POLL_SECONDS", 0.01)
+    slow, committed_before = ("q3\n", "q4\n"), []
+
+    class Slow(TableScorer):
+        async def prepare(self, request, after=None):
+            if request.variants[0].text.startswith(slow):
+                deadline = time.monotonic() + 20
+                while len(records(tmp_path)) < 28 and time.monotonic() < deadline:
+                    await asyncio.sleep(0.02)
+                committed_before.append(len(records(tmp_path)))
+            return await super().prepare(request, after)
+
+    rows = [chain_row(number) for number in range(30)]
+    call(refiner(tmp_path, functools.partial(Slow, token_budget=512)), rows)
+    assert committed_before[0] == 28
+    assert {row_id: record["refined_steps"] for row_id, record in records(tmp_path).items()} == {
+        each["id"]: refined_alone(each) for each in rows
+    }
+
+
+def test_the_next_pass_is_prepared_while_one_runs_and_not_many_more(tmp_path):
+    ahead = []
+
+    class Watched(TableScorer):
+        prepared = scored = 0
+
+        async def prepare(self, request, after=None):
+            task = await super().prepare(request, after)
+            self.prepared += task.num_new_tokens
+            return task
+
+        def score(self, tasks):
+            self.scored += sum(task.num_new_tokens for task in tasks)
+            time.sleep(0.02)
+            ahead.append(self.prepared - self.scored)
+            return super().score(tasks)
+
+    budget = 4000
+    call(refiner(tmp_path, functools.partial(Watched, token_budget=budget)), [chain_row(n) for n in range(200)])
+    middle = ahead[2:-10]
+    assert min(middle) > 0
+    # Two passes, and what was begun before it was known how large it is.
+    assert max(middle) < 4 * budget
 
 
 def test_finished_rows_are_committed_while_slow_ones_are_at_work(tmp_path, monkeypatch):

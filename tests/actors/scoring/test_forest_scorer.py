@@ -14,10 +14,12 @@ from actors.models.checks import check_model
 from actors.models.source import ModelSource
 from actors.scoring.attention import forest_attention
 from actors.scoring.forest_scorer import ForestScorer
+from actors.scoring.head import LossHead
 from algorithms.chains import Chain
 from algorithms.refinement import RECIPES, Policy, ScoreRequest, Variant, refine
 from algorithms.row_errors import RowError
 from tests.fixtures.plain_loop import PlainLoop
+from tests.fixtures.refining import prepare
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def drive(scorer, chain, policy, check=None):
     generator, task = refine(chain, policy), None
     request = next(generator)
     while True:
-        task = scorer.prepare(request, task)
+        task = prepare(scorer, request, task)
         [scored] = scorer.score([task])
         if check:
             check(request, scored)
@@ -111,7 +113,7 @@ def test_every_perplexity_of_the_embedded_model_equals_its_own_forward(embedded_
     separate = SeparateForwards(ModelSource("smollm2").path)
     request = next(refine(CHAINS[name], RECIPES["digest"] if name == "equal steps" else Policy()))
     some = request.variants if len(request.variants) < 10 else request.variants[::12]
-    [scored] = embedded_scorer.score([embedded_scorer.prepare(ScoreRequest(some))])
+    [scored] = embedded_scorer.score([prepare(embedded_scorer, ScoreRequest(some))])
     assert scored.perplexities == pytest.approx([separate(variant) for variant in some], rel=1e-4)
 
 
@@ -128,7 +130,7 @@ def test_the_digest_recipe_decides_as_the_plain_loop_does(embedded_scorer, gsm8k
 
 
 def score_all(scorer, names=("equal steps", "empty steps", "no answer step")):
-    tasks = [scorer.prepare(next(refine(CHAINS[name], Policy()))) for name in names]
+    tasks = [prepare(scorer, next(refine(CHAINS[name], Policy()))) for name in names]
     return [scored.perplexities for scored in scorer.score(tasks)]
 
 
@@ -158,10 +160,10 @@ def test_without_room_for_states_rounds_are_computed_again_and_agree(byte_model,
 def test_a_scope_that_moves_scores_nodes_it_already_has(byte_model, byte_scorer):
     separate = SeparateForwards(byte_model)
     text = "one two three four"
-    first = byte_scorer.prepare(ScoreRequest((Variant(text, (14, 18)),)))
+    first = prepare(byte_scorer, ScoreRequest((Variant(text, (14, 18)),)))
     byte_scorer.score([first])
     moved = Variant(text, (4, 13))
-    second = byte_scorer.prepare(ScoreRequest((moved,)), first)
+    second = prepare(byte_scorer, ScoreRequest((moved,)), first)
     assert second.num_new_tokens == 0
     [scored] = byte_scorer.score([second])
     assert scored.perplexities == pytest.approx([separate(moved)], rel=1e-4)
@@ -203,9 +205,9 @@ def test_out_of_memory_between_two_rounds_of_another_row_loses_nothing(byte_mode
     policy, results = Policy(t1=100, t2=100), []
     for scorer in (byte_scorer, ForestScorer(byte_model, state_tokens=2000)):
         generator = refine(CHAINS["equal steps"], policy)
-        first = scorer.prepare(next(generator))
+        first = prepare(scorer, next(generator))
         [scored] = scorer.score([first])
-        second = scorer.prepare(generator.send(scored.perplexities), first)
+        second = prepare(scorer, generator.send(scored.perplexities), first)
         assert 0 < second.num_new_tokens < len(second.forest)
         if scorer is not byte_scorer:
             failed = limit_memory(scorer, tokens=64)
@@ -215,25 +217,27 @@ def test_out_of_memory_between_two_rounds_of_another_row_loses_nothing(byte_mode
     assert results[0] == pytest.approx(results[1], rel=1e-5)
 
 
-def test_out_of_memory_in_what_is_kept_computes_the_row_again(byte_model, byte_scorer):
+def test_out_of_memory_in_what_is_kept_computes_the_row_again(byte_model, byte_scorer, monkeypatch):
     scorer = ForestScorer(byte_model)
-    first = scorer.prepare(ScoreRequest((Variant("Two and two make four.", (12, 22)),)))
+    first = prepare(scorer, ScoreRequest((Variant("Two and two make four.", (12, 22)),)))
     scorer.score([first])
     moved = Variant("Two and two make four.", (0, 22))  # the loss of the reused tokens is not known yet
-    second = scorer.prepare(ScoreRequest((moved,)), first)
+    second = prepare(scorer, ScoreRequest((moved,)), first)
     assert second.num_new_tokens == 0
     failed = []
 
-    def fail_once(module, args, output):
+    def fail_once(head, hidden, *arguments):
         if not failed:
-            failed.append(len(args[0]))
+            failed.append(len(hidden))
             raise torch.OutOfMemoryError("CUDA out of memory")
+        return losses(head, hidden, *arguments)
 
-    scorer.model.get_output_embeddings().register_forward_hook(fail_once)
+    losses = LossHead.losses
+    monkeypatch.setattr(LossHead, "losses", fail_once)
     [scored] = scorer.score([second])
     assert failed
     assert scored.perplexities == pytest.approx(
-        byte_scorer.score([byte_scorer.prepare(ScoreRequest((moved,)))])[0].perplexities
+        byte_scorer.score([prepare(byte_scorer, ScoreRequest((moved,)))])[0].perplexities
     )
 
 
@@ -245,7 +249,7 @@ def test_a_row_that_does_not_fit_alone_is_an_error_and_others_are_scored(byte_mo
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     watch(scorer, see)
-    tasks = [scorer.prepare(next(refine(CHAINS[name], Policy()))) for name in ("sixty steps", "equal steps")]
+    tasks = [prepare(scorer, next(refine(CHAINS[name], Policy()))) for name in ("sixty steps", "equal steps")]
     too_large, fine = scorer.score(tasks)
     assert isinstance(too_large, RowError)
     assert too_large.reason == "out_of_memory"
@@ -265,16 +269,16 @@ def test_other_errors_are_not_taken_for_memory(byte_model):
 
 def test_rows_that_cannot_be_scored_say_why(byte_scorer):
     with pytest.raises(RowError, match="too_long: 5000 tokens, the model's window is 4096"):
-        byte_scorer.prepare(ScoreRequest((Variant("x" * 5000, None),)))
+        prepare(byte_scorer, ScoreRequest((Variant("x" * 5000, None),)))
     with pytest.raises(RowError, match="nothing_to_score"):
-        byte_scorer.prepare(ScoreRequest((Variant("question", (8, 8)),)))
+        prepare(byte_scorer, ScoreRequest((Variant("question", (8, 8)),)))
 
 
 def test_a_loss_that_is_not_finite_is_the_rows_error(byte_model):
     scorer = ForestScorer(byte_model)
     with torch.inference_mode():
         scorer.model.lm_head.weight[ord("y") % 256 :].fill_(float("nan"))
-    [result] = scorer.score([scorer.prepare(ScoreRequest((Variant("xyz", None),)))])
+    [result] = scorer.score([prepare(scorer, ScoreRequest((Variant("xyz", None),)))])
     assert isinstance(result, RowError)
     assert result.reason == "not_finite"
 
@@ -293,7 +297,7 @@ def test_sliding_windows_are_followed(byte_model, tmp_path):
     )
     scorer, separate = ForestScorer(folder), SeparateForwards(folder)
     request = next(refine(CHAINS["equal steps"], Policy()))
-    [scored] = scorer.score([scorer.prepare(request)])
+    [scored] = scorer.score([prepare(scorer, request)])
     assert scored.perplexities == pytest.approx([separate(variant) for variant in request.variants], rel=1e-4)
     assert scored.perplexities != pytest.approx(score_all(ForestScorer(byte_model), ("equal steps",))[0], rel=1e-3)
 
@@ -320,5 +324,5 @@ def test_a_tokenizer_without_offsets_is_refused(tmp_path, byte_model):
 
 
 def test_results_survive_pickling(byte_scorer):
-    [scored] = byte_scorer.score([byte_scorer.prepare(next(refine(CHAINS["one step"], Policy())))])
+    [scored] = byte_scorer.score([prepare(byte_scorer, next(refine(CHAINS["one step"], Policy())))])
     assert pickle.loads(pickle.dumps(scored)) == scored

@@ -91,6 +91,11 @@ class RefineConfig(CorpusConfig):
     @model_validator(mode="after")
     def _check_together(self) -> "RefineConfig":
         self.policy()
+        if self.gpus_per_actor > 1:
+            raise ValueError(
+                f"--gpus-per-actor {self.gpus_per_actor:g}: a scorer computes on one GPU. "
+                "For more GPUs, raise --num-actors"
+            )
         if self.price_per_gpu_hour is not None and not (self.dry_run and self.gpus_per_actor):
             raise ValueError("--price-per-gpu-hour needs --dry-run N and --gpus-per-actor")
         return self

@@ -93,6 +93,11 @@ class SampleConfig(CorpusConfig):
                 flag = "--" + name.replace("_", "-")
                 readers = " and ".join(engine for engine, kind in ENGINES.items() if name in kind.flags)
                 raise ValueError(f"{flag} does nothing with --engine {self.engine}: it is for {readers}")
+        if self.engine == "transformers" and self.gpus_per_actor > 1:
+            raise ValueError(
+                f"--gpus-per-actor {self.gpus_per_actor:g}: --engine transformers computes on one GPU. "
+                "For more GPUs, raise --num-actors, or use --engine vllm"
+            )
         if self.engine == "vllm" and self.gpus_per_actor > 1 and self.gpus_per_actor % 1:
             raise ValueError(f"--gpus-per-actor {self.gpus_per_actor:g}: vLLM needs whole GPUs, or a fraction of one")
         check_instruction(self.template, self.instruction)

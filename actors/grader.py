@@ -19,7 +19,13 @@ from algorithms.problems import SAMPLE_FACTS
 from algorithms.splits import split_of
 
 CARRIED: Final = ("origin", "given_correct", *SAMPLE_FACTS)  # from the sample to its record
+ROWS_PER_PROCESS: Final = 128
 STATUS: Final = {True: "right", False: "wrong", None: "unknown"}
+
+
+def rows_at_once(num_processes: int) -> int:
+    """Rows that a grader holds at once. Most take milliseconds, and a note in the journal covers an eighth of them."""
+    return ROWS_PER_PROCESS * num_processes
 
 
 class Grader:
@@ -37,7 +43,7 @@ class Grader:
         fractions: tuple[float, float, float],
         seed: int,
     ) -> None:
-        self._ledger = Ledger(run, session, GRADING)
+        self._ledger = Ledger(run, session, GRADING, rows_at_once(num_processes))
         self._limit_seconds = limit_seconds
         self._fractions = fractions
         self._seed = seed

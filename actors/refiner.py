@@ -27,7 +27,13 @@ from algorithms.refinement import Policy, Refinement, Reply, Request, ScoreReque
 from algorithms.row_errors import RowError
 
 PASSES_AHEAD: Final = 2  # prepared beyond the one that is computed; one of them waits in the scorer's thread
+SHORT_REQUEST: Final = 64  # tokens
 LINGER_SECONDS: Final = 0.05  # an idle scorer waits at most this long for a preparation that would fill its pass
+
+
+def rows_at_once(token_budget: int) -> int:
+    """Rows that a refiner holds at once: more than fill its passes, since few requests are shorter."""
+    return max(8, token_budget // SHORT_REQUEST)
 
 
 @dataclass(eq=False, slots=True)
@@ -53,7 +59,7 @@ class Refiner:
         check_session(run, session)  # before minutes go into loading a model
         self._scorer = make_scorer()
         self._policy = policy
-        self._ledger = Ledger(run, session, REFINEMENT)
+        self._ledger = Ledger(run, session, REFINEMENT, rows_at_once(self._scorer.token_budget))
         self._scoring = ScorerThread(self._scorer, lambda seconds: self._ledger.spend(forward_seconds=seconds))
         self._queue: deque[Row] = deque()  # not begun
         self._preparing: dict[_Work, bool] = {}  # whether an idle scorer should wait for it

@@ -19,6 +19,11 @@ from algorithms.sampling import Sample, SamplingParams, sample_seed
 QUEUED_PER_PLACE: Final = 4  # waiting requests for each one at work: enough for the engine to choose from
 
 
+def rows_at_once(concurrency: int, num_samples: int) -> int:
+    """Rows that a sampler holds at once, whose engine works on `concurrency` requests at once."""
+    return max(1, QUEUED_PER_PLACE * concurrency // num_samples)
+
+
 class Sampler:
     """The worker of `jobs.sample`: a batch of questions in, the number of rows out.
 
@@ -40,9 +45,7 @@ class Sampler:
         self._style = style
         self._params = params
         self._num_samples = num_samples
-        self._ledger = Ledger(run, session, SAMPLING)
-        num_rows = max(1, QUEUED_PER_PLACE * self._engine.concurrency // num_samples)
-        self._places = asyncio.Semaphore(num_rows)
+        self._ledger = Ledger(run, session, SAMPLING, rows_at_once(self._engine.concurrency, num_samples))
         self._seconds = 0.0
 
     async def __call__(self, table: pa.Table) -> pa.Table:
@@ -51,8 +54,7 @@ class Sampler:
 
     async def _answer(self, row: Row) -> None:
         try:
-            async with self._places:
-                samples = await self._draw(row)
+            samples = await self._draw(row)
         except RowError as error:
             self._ledger.quarantine(row, error)
         else:

@@ -77,7 +77,7 @@ def run(config: ExportConfig) -> int:
     try:
         unfinished.delete_folder()
         unfinished.make_folder()
-        rows = _rows(RecordStore(source.rows), config.to, messages_column, left_out)
+        rows = _rows(RecordStore(source), config.to, messages_column, left_out)
         number = _write(rows, VIEWS[config.to].schema, unfinished, config)
         if number == 0:
             raise UserError(f"no row of {config.run} can be exported as {config.to}: {_left(left_out)}")

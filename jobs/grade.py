@@ -13,12 +13,13 @@ from typing import Annotated, Final
 import tyro
 from pydantic import Field, field_validator
 
-from actors.grader import Grader
-from actors.runs.records import Totals
+from actors.grader import Grader, rows_at_once
+from actors.runs.record_kinds import GRADING
+from actors.runs.totals import Totals
 from algorithms.formats import formats_for
 from jobs.driver import command, corpus_run, inputs
 from jobs.driver.command import choice
-from jobs.driver.corpus_run import CorpusConfig, CorpusRun, format_help, stream_through_workers
+from jobs.driver.corpus_run import CorpusConfig, CorpusRun, Pool, format_help
 
 JOB: Final = "grade"
 
@@ -61,9 +62,9 @@ def run(config: GradeConfig) -> int:
     corpus = inputs.open_corpus(config.input, config.format, config.columns, None, config.id_column, config.limit)
     processes = config.threads_per_actor or 1
     settings = (processes, config.seconds_per_sample, config.splits, config.seed)
-    stream = stream_through_workers(config, Grader, lambda output, session: (output, session, *settings))
+    pool = Pool(Grader, GRADING, lambda output, session: (output, session, *settings), rows_at_once(processes))
     identity = {"grading": config.model_dump(mode="json", include={"seconds_per_sample", "splits", "seed"})}
-    return corpus_run.run(CorpusRun(JOB, config, corpus, identity, "grading", stream, _right))
+    return corpus_run.run(CorpusRun(JOB, config, corpus, identity, "grading", pool, _right))
 
 
 def _right(totals: Totals) -> list[str]:

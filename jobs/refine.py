@@ -7,43 +7,45 @@ terminal record in OUTPUT/rows. Repeat the command to resume a run. `algorithms.
 SPIRIT-FT (arXiv 2502.13260).
 """
 
-import bisect
 import dataclasses
-import itertools
 import os
-import random
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
 from actors.errors import UserError
 from actors.models.checks import check_model
-from actors.refiner import Refiner
+from actors.refiner import Refiner, rows_at_once
 from actors.runs.corpus import Corpus
 from actors.runs.folder import RunFolder, open_run_folder
-from actors.runs.records import RecordStore, Totals
-from actors.scoring.build import ForestScorerFactory
+from actors.runs.record_kinds import REFINEMENT
+from actors.runs.records import RecordStore
+from actors.runs.session import begin_session
+from actors.runs.totals import Totals
+from actors.scoring.build import ForestScorerFactory, default_token_budget
 from actors.scoring.protocol import Scorer
 from algorithms.formats import formats_for
 from algorithms.perplexity import Scope
 from algorithms.refinement import RECIPES, Policy, Reference, Unmerged
-from jobs.driver import command, corpus_run, inputs
+from jobs.driver import cluster, command, corpus_run, inputs, reading
 from jobs.driver.command import choice
 from jobs.driver.corpus_run import (
     CorpusConfig,
     CorpusRun,
-    Stream,
+    Pool,
     format_help,
     ray_for,
     resolve_dtype,
-    stream_through_workers,
+    stream,
 )
 from jobs.driver.progress import Progress, RowsLine
 from jobs.reports.parts import clock
 
 JOB: Final = "refine"
+DRY_RUN: Final = "dry-run"  # its session
 POLICY_FLAGS: Final = (  # fields of Policy; a recipe sets their defaults
     "t1",
     "t2",
@@ -132,12 +134,20 @@ def run(config: RefineConfig, make_scorer: Callable[[], Scorer] | None = None) -
     else:
         model = {"model": repr(make_scorer)}
     policy = config.policy()
-    stream = stream_through_workers(config, Refiner, lambda output, session: (make_scorer, policy, output, session))
+    token_budget = config.token_budget or default_token_budget(config.device)
+    pool = Pool(
+        Refiner,
+        REFINEMENT,
+        lambda output, session: (make_scorer, policy, output, session),
+        rows_at_once(token_budget),
+    )
     if config.dry_run:
-        return _dry_run(config, corpus, stream)
+        return _dry_run(config, config.dry_run, corpus, pool)
     identity = {"model": {**model, "dtype": dtype}, "policy": dataclasses.asdict(policy)}
     doing = f"refining with {model['model']}"
-    return corpus_run.run(CorpusRun(JOB, config, corpus, identity, doing, stream, _tokens_saved))
+    folder = Path(config.model).expanduser()
+    seen = (("--model", str(folder.resolve())),) if folder.is_dir() else ()
+    return corpus_run.run(CorpusRun(JOB, config, corpus, identity, doing, pool, _tokens_saved, seen))
 
 
 def _tokens_saved(totals: Totals) -> list[str]:
@@ -145,58 +155,52 @@ def _tokens_saved(totals: Totals) -> list[str]:
     return [f"{original - refined:,} tokens saved ({(original - refined) / original:.1%})"] if original else []
 
 
-def _dry_run(config: RefineConfig, corpus: Corpus, stream: Stream) -> int:
-    """Refine a sample of rows into a temporary folder, and project the result onto the corpus."""
+def _dry_run(config: RefineConfig, size: int, corpus: Corpus, pool: Pool) -> int:
+    """Refine a sample of `size` rows into a temporary folder, and project the result onto the corpus."""
     output = open_run_folder(config.output).root
-    counts = inputs.count_rows_by_file(corpus)
-    rows = counts.total
-    sample = _sample(corpus, counts, config.dry_run)
+    rows = inputs.estimate_rows(corpus)
     scratch = RunFolder(output.parent / f".{output.name}.dry-run-{os.getpid()}")
     try:
         scratch.root.make_folder()
     except OSError as error:
         raise UserError(f"cannot write beside output {config.output}: {error.strerror or error}") from None
-    store = RecordStore(scratch.rows)
+    store = RecordStore(scratch)
+    begin_session(scratch, DRY_RUN)
     try:
-        with ray_for(config), Progress(RowsLine(store, inputs.RowCount(config.dry_run, is_exact=True), _tokens_saved)):
+        with ray_for(config) as ask:
             started = time.time()
-            stream(sample, config.dry_run, scratch, "dry-run")
+            parts = reading.plan_reading(corpus)
+            if all(part.num_rows is not None for part in parts):
+                rows = inputs.RowCount(sum(part.num_rows or 0 for part in parts), is_exact=True)
+            sample = reading.sample_rows(parts, rows.num_rows, size)
+            line = RowsLine(store, inputs.RowCount(size, is_exact=True), DRY_RUN, _tokens_saved)
+            with Progress(line):
+                stream(config, pool, corpus, sample, size, scratch, DRY_RUN)
             seconds = time.time() - started
-        print(_projection(config, rows, store.totals(), seconds))
+            actors = min(config.actor_range[1], max(config.actor_range[0], cluster.num_placeable(ask)))
+        print(_projection(config, rows, store.totals(), seconds, actors))
     finally:
         scratch.root.delete_folder()
     return 0
 
 
-def _sample(corpus: Corpus, counts: inputs.FileCounts, size: int) -> Corpus:
-    """`size` rows of the corpus, chosen uniformly at random with a fixed seed."""
-    num_rows = counts.total.num_rows
-    positions = random.Random(0).sample(range(num_rows), min(size, num_rows))
-    chosen: dict[int, set[int]] = {}
-    starts = list(itertools.accumulate(counts.num_rows, initial=0))
-    for position in positions:
-        file = bisect.bisect_right(starts, position) - 1
-        chosen.setdefault(file, set()).add(position - starts[file])
-    frozen = {file: frozenset(rows) for file, rows in chosen.items()}
-    return dataclasses.replace(corpus, chosen=frozen, limit=None)
-
-
-def _projection(config: RefineConfig, rows: inputs.RowCount, totals: Totals, seconds: float) -> str:
-    """The cost of the whole corpus, from the model seconds of a sample."""
+def _projection(config: RefineConfig, rows: inputs.RowCount, totals: Totals, seconds: float, actors: int) -> str:
+    """The cost of the whole corpus on `actors` actors, from the model seconds of a sample."""
     seconds_forward = totals.sums["forward_seconds"]
     sampled = max(1, totals.num_rows)
     scale = rows.num_rows / sampled
-    actors = config.actor_range[1]
     # Start-up happens once, so project the models' computing time, not the elapsed time.
     projected = seconds_forward * scale / actors
     start_up = max(0.0, seconds - seconds_forward / actors)
     original = totals.sums["tokens_original"]
     saved = original - totals.sums["tokens_refined"]
     about = "" if rows.is_exact else "about "
+    most = config.actor_range[1]
+    fewer = f", as many of {most} as the cluster has room for now" if actors < most else ""
     lines = [
         f"dry run: {totals.num_rows:,} of {about}{rows.num_rows:,} rows in {seconds:.1f} s "
         f"({totals.statuses['refined']} refined, {totals.statuses['quarantined']} quarantined)",
-        f"projected time      {clock(projected + start_up)} with {actors} actor(s), "
+        f"projected time      {clock(projected + start_up)} with {actors} actor(s){fewer}, "
         f"of which start-up {clock(start_up)}",
         f"tokens to score     {totals.sums['tokens_scored'] * scale:,.0f}",
         f"tokens to save      {saved * scale:,.0f} ({saved / max(1, original):.1%} of the reasoning)",

@@ -12,25 +12,28 @@ import sys
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import yaml
 from pydantic import Field, model_validator
 
-from actors.engines.build import ENGINES, EngineOptions, prepare_engine
+from actors.engines.build import DEFAULT_BATCH, ENGINES, EngineOptions, prepare_engine
 from actors.engines.protocol import Engine
 from actors.errors import UserError
-from actors.runs.records import Totals
-from actors.sampler import Sampler
+from actors.runs.record_kinds import SAMPLING
+from actors.runs.totals import Totals
+from actors.sampler import Sampler, rows_at_once
 from algorithms.formats import formats_for
 from algorithms.prompts import INSTRUCTION
 from algorithms.sampling import SamplingParams
 from jobs.driver import adapters, command, corpus_run, inputs
 from jobs.driver.command import choice, listed
-from jobs.driver.corpus_run import CorpusConfig, CorpusRun, format_help, resolve_dtype, stream_through_workers
+from jobs.driver.corpus_run import CorpusConfig, CorpusRun, Pool, format_help, resolve_dtype
 from jobs.driver.prompts import check_instruction, prompt_style
 
 JOB: Final = "sample"
+VLLM_BATCH: Final = 256
 ENGINE_FLAGS: Final = frozenset.union(*(kind.flags for kind in ENGINES.values()))
 
 
@@ -103,6 +106,13 @@ class SampleConfig(CorpusConfig):
         check_instruction(self.template, self.instruction)
         return self
 
+    @property
+    def requests_at_once(self) -> int:
+        """Requests that an engine works on at once. vLLM decides by its GPU's memory: this is what it takes usually."""
+        if self.engine == "openai":
+            return self.concurrency
+        return self.max_batch or (DEFAULT_BATCH if self.engine == "transformers" else VLLM_BATCH)
+
     def params(self) -> SamplingParams:
         """How samples are drawn, with the run's seed."""
         return SamplingParams(self.temperature, self.top_p, self.max_tokens, self.stop, self.seed)
@@ -145,19 +155,25 @@ def run(config: SampleConfig, make_engine: Callable[[], Engine] | None = None) -
         prepared = prepare_engine(config.engine, config.engine_options())
         make_engine, identity = prepared.factory, prepared.identity
     params = config.params()
-    stream = stream_through_workers(
-        config,
+    pool = Pool(
         Sampler,
+        SAMPLING,
         lambda output, session: (make_engine, style, params, config.num_samples, output, session),
+        rows_at_once(config.requests_at_once, config.num_samples),
     )
     identity = {
         "engine": {"name": config.engine, **identity},
         "sampling": {"num_samples": config.num_samples, **asdict(params)},
         "prompt": asdict(style),
     }
+    seen = tuple(
+        (flag, str(Path(path).resolve()))
+        for flag, path in (("--model", config.model), ("--adapter", config.adapter))
+        if path and config.engine != "openai" and Path(path).is_dir()
+    )
     adapted = f" with {config.adapter}" if config.adapter else ""
     doing = f"sampling {config.num_samples} answers each from {identity['engine']['model']}{adapted}"
-    return corpus_run.run(CorpusRun(JOB, config, corpus, identity, doing, stream, _tokens))
+    return corpus_run.run(CorpusRun(JOB, config, corpus, identity, doing, pool, _tokens, seen))
 
 
 def _warn_if_silent(url: str) -> None:

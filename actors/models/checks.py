@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import UserError
+from actors.models.embedded import EMBEDDED
 from actors.models.source import ModelSource
 
 
@@ -25,7 +26,9 @@ def check_model(name: str, *, offsets: bool = False, chat: bool = False) -> Chec
     """
     unpinned = ModelSource(name)
     config = unpinned.config
-    source = ModelSource(name, unpinned.commit)
+    # A worker has another working directory, perhaps on another node: it gets a folder's whole path.
+    is_folder = name != EMBEDDED and Path(unpinned.path).is_dir()
+    source = ModelSource(unpinned.path if is_folder else name, unpinned.commit)
     if offsets:
         check_offsets(source.tokenizer, name)
     if chat and not getattr(source.tokenizer, "chat_template", None):

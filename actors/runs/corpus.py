@@ -1,13 +1,13 @@
-"""The input of a job: JSONL and Parquet files -> blocks of rows with stable ids, as a Ray Data source.
+"""The input of a job: JSONL and Parquet files -> tables of rows with stable ids.
 
 A row is a parsed Chain or Problem, or the reason why the record cannot be parsed. Either way it carries what its
 terminal record needs. Broken bytes, lines and values become rows, not errors.
 """
 
 import hashlib
+import itertools
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final
@@ -15,10 +15,9 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from ray.data import Datasource, ReadTask
-from ray.data.block import BlockMetadata
 
 from actors.runs.record_kinds import SAMPLE_FIELDS
+from actors.runs.retries import Resumed
 from actors.runs.storage import Storage
 from algorithms.chains import Chain
 from algorithms.formats import FORMATS, parse_record, source_json
@@ -26,6 +25,7 @@ from algorithms.problems import Problem
 from algorithms.row_errors import RowError
 
 SUFFIXES: Final = (".parquet", ".jsonl", ".ndjson", ".json", ".jsonl.gz", ".jsonl.zst", ".jsonl.bz2")
+COMPRESSED: Final = (".gz", ".zst", ".bz2")
 READ_BYTES: Final = 1 << 22
 ROWS_PER_SHARD: Final = 1000  # the grid on which committed rows are looked up
 
@@ -71,10 +71,41 @@ class CorpusFile:
         """Whether it is read as Parquet. Otherwise it is JSON lines."""
         return self.name.lower().endswith(".parquet")
 
+    @property
+    def is_compressed(self) -> bool:
+        """Whether it is one compressed stream, which nobody can enter in the middle."""
+        return self.name.lower().endswith(COMPRESSED)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one file that one task reads: a range of bytes of JSON lines, some row groups of Parquet, or all of it.
+
+    A line belongs to the range that holds its first byte. `num_rows` is None if nobody has counted the rows.
+    """
+
+    file: int  # index in the corpus
+    first_row: int = 0
+    num_rows: int | None = None
+    start: int = 0
+    stop: int | None = None
+    row_groups: tuple[int, ...] | None = None
+    done_shards: frozenset[int] = frozenset()  # shards of the file whose rows are all committed
+    chosen: frozenset[int] | None = None  # rows of the file; None for all
+
+    def wants(self, row: int) -> bool:
+        """Whether a row of the file is to be read."""
+        return row // ROWS_PER_SHARD not in self.done_shards and (self.chosen is None or row in self.chosen)
+
+    @property
+    def end_row(self) -> int | None:
+        """The row after the last, None if nobody knows."""
+        return None if self.num_rows is None else self.first_row + self.num_rows
+
 
 @dataclass(frozen=True)
 class Corpus:
-    """What to read and how. `limit` counts rows from the first file on, and `chosen` selects rows.
+    """What to read and how. `limit` counts rows from the first file on.
 
     `columns` maps a role of the format to a column. `id_column` names the column with the ids. `repeated` lists the
     rows whose id an earlier row has, each with the position of that earlier row.
@@ -87,7 +118,6 @@ class Corpus:
     id_column: str | None = None
     limit: int | None = None
     repeated: Mapping[int, Mapping[int, str]] = field(default_factory=dict)  # file -> row -> earlier position
-    chosen: Mapping[int, frozenset[int]] | None = None  # file -> rows
     keeps_columns: bool = False  # records hold only part of an item, so `source` keeps all columns
     first_file: int = 0  # index of files[0] in the whole input
 
@@ -96,37 +126,25 @@ class Corpus:
         """The schema of the tables of rows: the row's own fields and those of the format's items."""
         return ROW_SCHEMAS[FORMATS[self.format_name].item]
 
-    def part(self, first: int, count: int) -> "Corpus":
-        """Some of the files, with only what a task needs to read them."""
-        numbers = range(first, first + count)
+    def only(self, file: int) -> "Corpus":
+        """The corpus of one file, with only what a task needs to read it."""
         return replace(
             self,
-            files=self.files[first : first + count],
-            repeated={number: self.repeated[number] for number in numbers if number in self.repeated},
-            chosen=None if self.chosen is None else {n: self.chosen[n] for n in numbers if n in self.chosen},
-            first_file=first,
+            files=(self.files[file],),
+            repeated={file: self.repeated[file]} if file in self.repeated else {},
+            first_file=file,
         )
 
-    def tables(self, file_index: int, rows_per_block: int) -> Iterator[pa.Table]:
-        """The rows of one file as tables of `schema`, at most `rows_per_block` rows each."""
-        block: list[dict[str, Any]] = []
-        chosen = None if self.chosen is None else self.chosen.get(self.first_file + file_index, frozenset())
-        last = math.inf if chosen is None else max(chosen, default=-1)
-        for number, (record, line) in enumerate(_records(self.files[file_index])):
-            if number > last:
-                break
-            if chosen is not None and number not in chosen:
-                continue
-            block.append(self._row(file_index, number, record, line))
-            if len(block) >= rows_per_block:
-                yield pa.Table.from_pylist(block, schema=self.schema)
-                block = []
-        if block:
+    def tables(self, part: Part, rows_per_block: int) -> Iterator[pa.Table]:
+        """The rows of a part as tables of `schema`, at most `rows_per_block` rows each."""
+        file_index = part.file - self.first_file
+        rows = (self._row(file_index, *row) for row in _rows(self.files[file_index], part))
+        while block := list(itertools.islice(rows, rows_per_block)):
             yield pa.Table.from_pylist(block, schema=self.schema)
 
     def records(self, file_index: int) -> Iterator[Any]:
         """The raw records of one file: dicts, other JSON values, and a RowError for each line that is not JSON."""
-        return (record for record, _ in _records(self.files[file_index]))
+        return (record for _, record, _ in _rows(self.files[file_index], Part(file_index)))
 
     def _row(self, file_index: int, number: int, record: Any, line: bytes | None) -> dict[str, Any]:
         position = f"{self.files[file_index].name}:{number}"
@@ -186,61 +204,13 @@ def id_hash(given: str) -> int:
     return int.from_bytes(hashlib.blake2b(given.encode(), digest_size=8).digest(), "little")
 
 
-class CorpusSource(Datasource):
-    """A Corpus as a Ray Data source: one streaming task for each file, or one task in all if there is a limit."""
-
-    def __init__(self, corpus: Corpus, rows_per_block: int) -> None:
-        super().__init__()
-        self._corpus = corpus
-        self._rows_per_block = rows_per_block
-
-    def get_name(self) -> str:
-        """The name of the read in Ray's plans and metrics."""
-        return "Corpus"
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        """The size of the files in bytes, a hint for Ray's scheduler."""
-        return sum(file.num_bytes for file in self._corpus.files)
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[ReadTask]:
-        """One streaming task for each file; with a limit, one task that reads file after file."""
-        corpus, rows_per_block = self._corpus, self._rows_per_block
-        if corpus.limit is not None:
-            return [_read_task(corpus, rows_per_block)]
-        numbers = [n for n in range(len(corpus.files)) if corpus.chosen is None or n in corpus.chosen]
-        return [_read_task(corpus.part(number, 1), rows_per_block) for number in numbers]
-
-
-def _read_task(corpus: Corpus, rows_per_block: int) -> ReadTask:
-    metadata = BlockMetadata(
-        num_rows=None,
-        size_bytes=sum(file.num_bytes for file in corpus.files),
-        input_files=tuple(file.storage.path for file in corpus.files),
-        exec_stats=None,
-    )
-    return ReadTask(lambda: read_tables(corpus, rows_per_block), metadata, corpus.schema)
-
-
-def read_tables(corpus: Corpus, rows_per_block: int) -> Iterator[pa.Table]:
-    """The tables of all files, up to the corpus' limit."""
-    left = corpus.limit
-    for file_index in range(len(corpus.files)):
-        per_block = rows_per_block if left is None else min(rows_per_block, left)
-        for table in corpus.tables(file_index, per_block):
-            table = table if left is None else table.slice(0, left)
-            yield table
-            if left is not None:
-                left -= table.num_rows
-                if left == 0:
-                    return
-
-
-def repeated_ids(positions: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> dict[int, dict[int, str]]:
+def repeated_ids(
+    positions: Iterable[tuple[int, np.ndarray, np.ndarray]], names: Sequence[str]
+) -> dict[int, dict[int, str]]:
     """The rows whose id an earlier row has: file -> row -> position of the first row with that id.
 
-    `positions` are (file name, row numbers [N], id hashes [N]) in input order. Memory: 16 bytes a row.
+    `positions` are (file, row numbers [N], id hashes [N]) in input order, `names` the names of the files. Memory: 16
+    bytes a row.
     """
     parts = list(positions)
     starts = np.cumsum([0, *[len(part[1]) for part in parts]])
@@ -249,7 +219,7 @@ def repeated_ids(positions: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> dic
 
     def place(index: int) -> tuple[int, int]:
         part = int(np.searchsorted(starts, index, side="right")) - 1
-        return part, int(parts[part][1][index - starts[part]])
+        return parts[part][0], int(parts[part][1][index - starts[part]])
 
     found: dict[int, dict[int, str]] = {}
     first = ""
@@ -257,22 +227,19 @@ def repeated_ids(positions: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> dic
     previous = -1
     for at in same_as_before.tolist():
         if at != previous + 1:  # a new group of equal hashes begins one before
-            part, row = place(int(order[at - 1]))
-            first = f"{parts[part][0]}:{row}"
-        part, row = place(int(order[at]))
-        found.setdefault(part, {})[row] = first
+            file, row = place(int(order[at - 1]))
+            first = f"{names[file]}:{row}"
+        file, row = place(int(order[at]))
+        found.setdefault(file, {})[row] = first
         previous = at
     return found
 
 
-def file_id_hashes(file: CorpusFile, id_column: str, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers and id hashes of the rows of a file that have an id."""
+def id_hashes(file: CorpusFile, part: Part, id_column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers and id hashes of the rows of a part that have an id."""
     rows: list[int] = []
     hashes: list[int] = []
-    columns = [id_column] if file.is_parquet else None
-    for number, (record, _) in enumerate(_records(file, columns)):
-        if limit is not None and number >= limit:
-            break
+    for number, record, _ in _rows(file, part, [id_column] if file.is_parquet else None):
         try:
             hashes.append(id_hash(given_id(record, id_column)))
         except RowError:
@@ -281,40 +248,88 @@ def file_id_hashes(file: CorpusFile, id_column: str, limit: int | None) -> tuple
     return np.asarray(rows, dtype=np.int64), np.asarray(hashes, dtype=np.uint64)
 
 
-def _records(file: CorpusFile, columns: list[str] | None = None) -> Iterator[tuple[Any, bytes | None]]:
-    """Each record with its line, if it has one. A RowError stands for a line that cannot be parsed."""
-    return _parquet_records(file, columns) if file.is_parquet else _json_records(file)
+def count_lines(file: CorpusFile, part: Part, at_most: int | None = None) -> int:
+    """The rows of a part of JSON lines, counted up to `at_most`."""
+    lines = itertools.islice(_lines(file, part.start, part.stop), at_most)
+    return sum(1 for _ in lines)
 
 
-def _json_records(file: CorpusFile) -> Iterator[tuple[Any, bytes]]:
-    for line in _lines(file):
-        if not line.strip():
+def _rows(file: CorpusFile, part: Part, columns: list[str] | None = None) -> Iterator[tuple[int, Any, bytes | None]]:
+    """The rows of a part that it wants: number, record, and its line if it has one.
+
+    A RowError stands for a line that cannot be parsed.
+    """
+    numbered = _parquet_rows(file, part, columns) if file.is_parquet else _json_rows(file, part)
+    last = max(part.chosen, default=-1) if part.chosen is not None else None
+    for row in numbered:
+        yield row
+        if row[0] == last:
+            return
+
+
+def _json_rows(file: CorpusFile, part: Part) -> Iterator[tuple[int, Any, bytes]]:
+    lines = itertools.islice(_lines(file, part.start, part.stop), part.num_rows)
+    for number, line in enumerate(lines, part.first_row):
+        if not part.wants(number):
             continue
         try:
-            yield json.loads(line.decode("utf-8")), line
+            yield number, json.loads(line.decode("utf-8")), line
         except UnicodeDecodeError as error:
-            yield RowError("invalid_utf8", f"byte {error.start} of the line"), line
+            yield number, RowError("invalid_utf8", f"byte {error.start} of the line"), line
         except (ValueError, RecursionError) as error:
-            yield RowError("invalid_json", str(error)), line
+            yield number, RowError("invalid_json", str(error)), line
 
 
-def _lines(file: CorpusFile) -> Iterator[bytes]:
-    with file.storage.filesystem.open_input_stream(file.storage.path, compression="detect") as stream:
-        rest = b""
+def _lines(file: CorpusFile, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    """The lines that begin in a range of bytes, without blank ones, which are no rows."""
+    position = max(0, start - 1)  # a line that begins at `start` has a newline before it
+    is_before = start > 0
+    rest = b""
+    for chunk in Resumed(lambda: _chunks(file, max(0, start - 1)), file.storage.path):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            begin, position = position, position + len(line) + 1
+            if stop is not None and begin >= stop:
+                return
+            if not is_before and line.strip():
+                yield line
+            is_before = False
+    if rest.strip() and not is_before and (stop is None or position < stop):
+        yield rest
+
+
+def _chunks(file: CorpusFile, start: int) -> Iterator[bytes]:
+    filesystem, path = file.storage.filesystem, file.storage.path
+    if file.is_compressed:
+        stream = filesystem.open_input_stream(path, compression="detect")
+    else:
+        stream = filesystem.open_input_file(path)
+        stream.seek(start)
+    with stream:
         while chunk := stream.read(READ_BYTES):
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from lines
-        if rest:
-            yield rest
+            yield chunk
 
 
-def _parquet_records(file: CorpusFile, columns: list[str] | None) -> Iterator[tuple[Any, None]]:
+def _parquet_rows(file: CorpusFile, part: Part, columns: list[str] | None) -> Iterator[tuple[int, Any, None]]:
+    number = part.first_row
+    for batch in Resumed(lambda: _parquet_batches(file, part, columns), file.storage.path):
+        end = number + batch.num_rows if part.end_row is None else min(number + batch.num_rows, part.end_row)
+        wanted = [row for row in range(number, end) if part.wants(row)]
+        if wanted:
+            batch = batch.take(pa.array([row - number for row in wanted]))
+            values = zip(*map(_python_values, batch.columns), strict=True)
+            for row, record in zip(wanted, values, strict=True):
+                yield row, dict(zip(batch.schema.names, record, strict=True)), None
+        number = end
+        if number == part.end_row:
+            return
+
+
+def _parquet_batches(file: CorpusFile, part: Part, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
     with file.storage.filesystem.open_input_file(file.storage.path) as source:
-        parquet = pq.ParquetFile(source)
-        for batch in parquet.iter_batches(batch_size=1000, columns=columns):
-            values = [_python_values(column) for column in batch.columns]
-            names = batch.schema.names
-            yield from ((dict(zip(names, row, strict=True)), None) for row in zip(*values, strict=True))
+        # Without buffering ahead: a row group can be as large as the file.
+        parquet = pq.ParquetFile(source, pre_buffer=False, buffer_size=READ_BYTES)
+        yield from parquet.iter_batches(batch_size=1000, row_groups=part.row_groups, columns=columns)
 
 
 def _python_values(array: pa.Array) -> list[Any]:

@@ -1,10 +1,17 @@
 """The folder of a run: where each thing lies. Every other module asks here.
 
     manifest.json      what the run is and how it went
-    rows/              terminal records, committed as whole Parquet files
+    rows/              terminal records in the order of the input; _whole.json is there once all of them are
+    commits.jsonl      what was committed when
     report.html, report.json
-    _session           the session that may write; only while the run is at work
-    _journal/          notes of rows in flight; only while the run is at work
+
+Only while the run is at work:
+
+    _rows/SHARD/       terminal records as they were committed
+    _commits/          logs of the commits
+    _journal/          notes of rows in flight
+    _session           the session that may write
+    _probe             written to see whether the storage takes files
 
 A training run has these as well:
 
@@ -35,6 +42,10 @@ class RunFolder:
 
     root: Storage
 
+    def patient(self) -> "RunFolder":
+        """The folder for a run at work, which waits for its storage."""
+        return RunFolder(self.root.patient())
+
     @property
     def path(self) -> str:
         """The folder's path on its file system, for messages."""
@@ -51,6 +62,26 @@ class RunFolder:
         return self.root / ROWS
 
     @property
+    def rows_done(self) -> Storage:
+        """The totals of the records in `rows`, written last. The leading underscore hides it from pyarrow."""
+        return self.rows / "_whole.json"
+
+    @property
+    def committed(self) -> Storage:
+        """Terminal records as they were committed, a folder for each shard of the input: `actors.runs.records`."""
+        return self.root / "_rows"
+
+    @property
+    def commit_logs(self) -> Storage:
+        """What was committed when, by worker: `actors.runs.commits`."""
+        return self.root / "_commits"
+
+    @property
+    def commit_history(self) -> Storage:
+        """What was committed when, once the run is finished."""
+        return self.root / "commits.jsonl"
+
+    @property
     def journal(self) -> Storage:
         """Notes of rows in flight: `actors.runs.journal`."""
         return self.root / "_journal"
@@ -59,6 +90,11 @@ class RunFolder:
     def session(self) -> Storage:
         """The name of the session that may write: `actors.runs.session`."""
         return self.root / "_session"
+
+    @property
+    def probe(self) -> Storage:
+        """Written now and then to see whether the storage still takes files."""
+        return self.root / "_probe"
 
     @property
     def report_html(self) -> Storage:

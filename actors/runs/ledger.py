@@ -1,105 +1,129 @@
 """The rows that a worker was given: each gets its terminal records exactly once, soon, whatever dies.
 
 The ledger stands between Ray Data, which hands a worker tables of rows, and the worker itself. It leaves out rows that
-are committed already, notes in the journal which rows are in flight, lets suspects of a process's death in alone, and
-commits finished rows by the clock: at COMMIT_ROWS rows, or after COMMIT_SECONDS_AT_MOST. The worker calls `finish` for
-each row.
+are committed already, lets in as many rows at once as the worker can hold, notes in the journal which rows these are,
+lets suspects of a process's death in alone, and commits finished rows by the clock. The worker calls `finish` for each
+row.
 """
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import pyarrow as pa
 from ray.util.metrics import Counter
 
-from actors.errors import EngineDied, UserError
+from actors.errors import SluiceError, StorageLost, UserError
+from actors.runs.commits import Commit, CommitWriter
 from actors.runs.folder import RunFolder
-from actors.runs.journal import Journal
+from actors.runs.journal import Journal, Note
+from actors.runs.nodes import dead_nodes, this_node
 from actors.runs.record_kinds import RecordKind
-from actors.runs.records import RecordStore, Totals, read_ids
+from actors.runs.records import ShardIds, commit_of, write_records
 from actors.runs.session import check_session
+from actors.runs.totals import Totals
 from algorithms.row_errors import RowError
+
+logger = logging.getLogger(__name__)
 
 COMMIT_ROWS: Final = 1000
 COMMIT_SECONDS_AT_MOST: Final = 45.0  # below the minute that is promised
 COMMIT_SECONDS_AT_LEAST: Final = 2.0
 POLL_SECONDS: Final = 0.2
-EXIT_ENGINE_DIED: Final = 70  # exit status of the worker's process
+GROUPS: Final = 8  # notes for the rows that are at work at once
+WRITERS: Final = 8  # files that are written at once
+EXIT_STATUS: Final = 70  # of a worker's process that ends itself
 
 Row = dict[str, Any]
+Begin = Callable[[list[Row]], None]
 
 
 class Ledger:
-    """The rows of one worker, from their arrival to their commit in the run's `rows`.
+    """The rows of one worker, from their arrival to their commit. At most `capacity` rows are at work at once.
 
     Raises UserError unless `session` may write to the run.
     """
 
-    def __init__(self, run: RunFolder, session: str, kind: RecordKind) -> None:
-        check_session(run, session)
-        self._run = run
+    def __init__(self, run: RunFolder, session: str, kind: RecordKind, capacity: int) -> None:
+        self._run = run.patient()
+        check_session(self._run, session)
         self._session = session
         self._kind = kind
-        for folder in (run.rows, run.journal):
+        for folder in (self._run.committed, self._run.journal, self._run.commit_logs):
             folder.make_folder()
-        self._store = RecordStore(run.rows)
-        self._journal = Journal(run.journal, session)
-        self._committed_files = self._store.files_by_shard()
-        self._committed_ids: dict[str, set[str]] = {}
-        self._in_flight: dict[str, _Batch] = {}
+        self._log = CommitWriter(self._run.commit_logs, session)
+        self._journal = Journal(self._run.journal, session, this_node(), dead_nodes())
+        self._committed = ShardIds(self._run.committed, kind.row_column)
+        self._capacity = capacity
+        self._places: asyncio.Semaphore | None = None
+        self._gate: _Gate | None = None
+        self._num_waiting = 0  # groups that wait for places
+        self._in_flight: dict[str, _Group] = {}
         self._finished: dict[str, list[tuple[Row, list[Row]]]] = {}  # shard -> rows with their records
+        self._has_finished = False  # any row, since the process began
         self._spent: dict[str, float] = {}
         self._spending = threading.Lock()  # models compute in threads
         self._tasks: set[asyncio.Task[None]] = set()
         self._committer: asyncio.Task[None] | None = None
-        self._gate: _Gate | None = None
         self._is_failing = False
         self._started = self._last_commit = time.monotonic()
+        self._writers = ThreadPoolExecutor(WRITERS)
         self._metrics = _Metrics(kind)
 
     async def process(self, table: pa.Table, work: Callable[[Row], Awaitable[None]]) -> pa.Table:
         """Work on each row of a table in a coroutine of its own, `work(row)`, which must call `finish` or `quarantine`.
 
-        Returns how many rows the table had, once all of them are committed. What a coroutine raises ends the batch.
+        Returns how many rows the table had, once all of them are committed.
         """
 
         def begin(rows: list[Row]) -> None:
             for row in rows:
-                task = asyncio.create_task(self._guarded(work(row)))
+                task = asyncio.create_task(self._guarded(work, row))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
         return await self.process_together(table, begin)
 
-    async def process_together(self, table: pa.Table, begin: Callable[[list[Row]], None]) -> pa.Table:
-        """As `process`, for a worker that drives many rows at once: `begin(rows)` starts them and returns."""
+    async def process_together(self, table: pa.Table, begin: Begin) -> pa.Table:
+        """As `process`, for a worker that drives many rows at once: `begin(rows)` starts some and returns."""
+        self._places = self._places or asyncio.Semaphore(self._capacity)
         self._gate = self._gate or _Gate()
-        rows = [row for row in table.to_pylist() if row["id"] not in self._committed(row["shard"])]
-        # Ray may deliver a task twice while the first delivery is at work. The second waits for the first.
-        twins = {self._in_flight[row["id"]] for row in rows if row["id"] in self._in_flight}
-        rows = [row for row in rows if row["id"] not in self._in_flight]
+        # Ray may deliver a task twice while the first delivery is at work. The second waits for the first. Look before
+        # the committed ids are read, since rows are committed before they leave, and after it, since rows come in.
+        rows, twins = self._without_twins(table.to_pylist())
+        committed: set[str] = set()
+        for shard in dict.fromkeys(row["shard"] for row in rows):
+            committed |= await asyncio.to_thread(self._committed.of, shard)
+        rows, more_twins = self._without_twins([row for row in rows if row["id"] not in committed])
         suspects = {row["id"]: row for row in rows if self._journal.is_suspect(row["id"])}
-        for group in self._journal.groups(list(suspects)):
+        for ids in self._journal.groups(list(suspects), self._capacity):
             async with self._gate.alone():
-                await self._process_noted([suspects[row_id] for row_id in group], begin)
-        async with self._gate.shared():
-            await self._process_noted([row for row in rows if row["id"] not in suspects], begin)
-        await asyncio.gather(*(twin.committed for twin in twins))
+                await self._process_group(_Group([suspects[row_id] for row_id in ids], begin, alone=True))
+        others = [row for row in rows if row["id"] not in suspects]
+        size = max(1, self._capacity // GROUPS)
+        groups = [_Group(others[first : first + size], begin) for first in range(0, len(others), size)]
+        await asyncio.gather(*map(self._process_shared, groups))
+        await asyncio.gather(*(twin.committed for twin in twins | more_twins))
         return pa.table({"num_rows": [table.num_rows], "num_done_before": [table.num_rows - len(rows)]})
 
     def finish(self, row: Row, *records: Row) -> None:
         """Hand in the terminal records of a row. A column that a record lacks takes the row's own value."""
         sources = {name: self._kind.taken_from.get(name, name) for name in self._kind.schema.names}
         given = {name: row[source] for name, source in sources.items() if source in row}
+        group = self._in_flight.get(row["id"])
+        if group is None or row["id"] not in group.at_work:
+            return  # after a failure, which has given the row back
+        group.at_work.discard(row["id"])
         self._finished.setdefault(row["shard"], []).append((row, [given | record for record in records]))
-        if row["id"] in self._in_flight:  # not after a failure
-            self._in_flight[row["id"]].unfinished -= 1
+        assert self._places is not None, "rows at work hold places"
+        self._places.release()
 
     def quarantine(self, row: Row, error: RowError | str, **values: Any) -> None:
         """Hand in a row that cannot be worked on, with the reason."""
@@ -107,8 +131,22 @@ class Ledger:
         self.finish(row, {"status": "quarantined", "reason": str(error)} | values)
 
     def raised(self, row: Row, error: Exception) -> None:
-        """Hand in a row whose own work raised something unexpected."""
-        self.quarantine(row, RowError("raised", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
+        """Hand in a row whose own work raised something unexpected. It is tried once more, then quarantined.
+
+        In a process that has not finished a row yet, the fault may be the process's: it ends, and the journal isolates
+        the row if it is the row's.
+        """
+        logger.error("row %s raised", row["id"], exc_info=error)
+        group = self._in_flight.get(row["id"])
+        if group is None:
+            return
+        if row["id"] not in group.raised:
+            group.raised.add(row["id"])
+            group.begin([row])
+        elif self._has_finished or self._journal.is_convicted(row["id"]):
+            self.quarantine(row, RowError("raised", _described(error)))
+        else:
+            self._tasks.add(asyncio.create_task(self.fail(error)))
 
     def spend(self, **amounts: float) -> None:
         """Add to the cost of the work. The next commit's totals carry it."""
@@ -117,60 +155,88 @@ class Ledger:
                 self._spent[name] = self._spent.get(name, 0.0) + amount
 
     async def fail(self, error: BaseException) -> None:
-        """Commit what is finished, then end every call in flight with `error`.
+        """Commit what is finished. Then end every call in flight if the user must act, and otherwise the process.
 
-        If the engine has died, the process exits instead: the journal keeps its notes, so the rows in flight become
-        suspects and the one that kills engines is isolated.
+        The journal keeps the notes of a process that ends itself, so a row that is the cause is isolated.
         """
         if self._is_failing:  # every row in flight reports a dead engine; the first report does it all
             return
         self._is_failing = True
-        with contextlib.suppress(UserError, OSError):  # `error` says more than a failed commit
+        with contextlib.suppress(UserError, StorageLost, OSError):  # `error` says more than a failed commit
             await self._commit()
         self._is_failing = False
-        if isinstance(error, EngineDied):
-            os._exit(EXIT_ENGINE_DIED)
-        self._fail_all(error)
+        if isinstance(error, (UserError, StorageLost, asyncio.CancelledError)):
+            self._fail_all(error)
+            return
+        logger.error("the worker's process ends", exc_info=error)
+        for group in set(self._in_flight.values()):
+            if group.note is not None:
+                with contextlib.suppress(StorageLost, OSError):
+                    group.note.with_error(_described(error)).write()
+        os._exit(EXIT_STATUS)
 
-    async def _guarded(self, work: Awaitable[None]) -> None:
+    def _without_twins(self, rows: list[Row]) -> tuple[list[Row], set["_Group"]]:
+        """The rows that are not in flight, and the groups of those that are."""
+        others = [row for row in rows if row["id"] not in self._in_flight]
+        return others, {self._in_flight[row["id"]] for row in rows if row["id"] in self._in_flight}
+
+    async def _guarded(self, work: Callable[[Row], Awaitable[None]], row: Row) -> None:
         try:
-            await work
-        except BaseException as error:
+            await work(row)
+        except SluiceError as error:
             await self.fail(error)
-            raise
+        except Exception as error:  # noqa: BLE001 - whatever the row makes its work raise
+            self.raised(row, error)
 
     def _fail_all(self, error: BaseException) -> None:
-        for batch in set(self._in_flight.values()):
-            if not batch.committed.done():
-                batch.committed.set_exception(error)
+        for group in set(self._in_flight.values()):
+            if not group.committed.done():
+                group.committed.set_exception(error)
 
-    async def _process_noted(self, rows: list[Row], begin: Callable[[list[Row]], None]) -> None:
-        if not rows:
-            return
-        batch = _Batch(len(rows))
-        self._in_flight.update((row["id"], batch) for row in rows)
-        note = await asyncio.to_thread(self._journal.begin, [row["id"] for row in rows])
-        good = []
-        for row in rows:
+    async def _process_shared(self, group: "_Group") -> None:
+        assert self._places is not None, "there are places for rows"
+        assert self._gate is not None, "there is a gate"
+        async with self._gate.shared():
+            await self._process_group(group)
+
+    async def _process_group(self, group: "_Group") -> None:
+        assert self._places is not None, "there are places for rows"
+        self._in_flight.update((row["id"], group) for row in group.rows)
+        taken = 0
+        try:
+            self._num_waiting += 1
+            try:
+                for _ in group.rows:
+                    await self._places.acquire()
+                    taken += 1
+            finally:
+                self._num_waiting -= 1
+            ids, shards = ([row[name] for row in group.rows] for name in ("id", "shard"))
+            group.note = await asyncio.to_thread(self._journal.begin, ids, shards, group.alone)
+            group.begin(self._sound(group))
+            if self._committer is None or self._committer.done():
+                self._committer = asyncio.create_task(self._commit_by_the_clock())
+            await group.committed
+        finally:
+            for _ in range(len(group.at_work) - (len(group.rows) - taken)):
+                self._places.release()
+            for row in group.rows:
+                del self._in_flight[row["id"]]
+            if group.note is not None:  # after a failure as well: the process is alive, so its rows are no suspects
+                await asyncio.to_thread(self._journal.end, group.note)
+
+    def _sound(self, group: "_Group") -> list[Row]:
+        """The rows of a group that can be worked on. The others are quarantined."""
+        sound = []
+        for row in group.rows:
+            words = self._journal.last_words(row["id"])
             if row["reason"] is not None:
                 self.quarantine(row, row["reason"])
             elif self._journal.is_convicted(row["id"]):
-                self.quarantine(row, RowError("kills_the_process"))
+                self.quarantine(row, RowError("raised", words) if words else RowError("kills_the_process"))
             else:
-                good.append(row)
-        begin(good)
-        if self._committer is None or self._committer.done():
-            self._committer = asyncio.create_task(self._commit_by_the_clock())
-        try:
-            await batch.committed
-        except Exception:
-            # The process is alive, so its rows are not suspects.
-            await asyncio.to_thread(self._journal.end, note)
-            raise
-        finally:
-            for row in rows:
-                del self._in_flight[row["id"]]
-        await asyncio.to_thread(self._journal.end, note)
+                sound.append(row)
+        return sound
 
     async def _commit_by_the_clock(self) -> None:
         try:
@@ -186,50 +252,55 @@ class Ledger:
         num_rows = sum(len(rows) for rows in self._finished.values())
         if num_rows == 0:
             return False
-        batches = set(self._in_flight.values())
-        if num_rows >= COMMIT_ROWS or all(batch.unfinished == 0 for batch in batches):
+        if num_rows >= COMMIT_ROWS or not any(group.at_work for group in self._in_flight.values()):
             return True
-        # Commit often at first, so that a short run shows progress, and rarely later, so that files stay few. A batch
-        # that waits only for its commit holds back the next one.
+        # Commit often at first, so that a short run shows progress, and rarely later, so that files stay few. But Ray
+        # gives no more rows while whole calls wait for their commit.
         now = time.monotonic()
         wait = min(COMMIT_SECONDS_AT_MOST, COMMIT_SECONDS_AT_LEAST + (now - self._started) / 20)
-        if any(batch.unfinished == 0 for batch in batches):
+        if self._num_waiting == 0 and any(not group.at_work for group in self._in_flight.values()):
             wait = COMMIT_SECONDS_AT_LEAST
         return now - self._last_commit >= wait
 
     async def _commit(self) -> None:
         await asyncio.to_thread(check_session, self._run, self._session)
         finished, self._finished = self._finished, {}
+        files: list[tuple[Commit, list[tuple[Row, list[Row]]]]] = []
         for shard, rows in finished.items():
             for first in range(0, len(rows), COMMIT_ROWS):
                 part = rows[first : first + COMMIT_ROWS]
-                records = [record for _, mine in part for record in mine]
-                totals = Totals.of(self._kind, len(part), records)
+                totals = Totals.of(self._kind, len(part), (record for _, mine in part for record in mine))
                 with self._spending:
                     spent, self._spent = self._spent, {}
                 totals.sums.update(spent)
-                file = await asyncio.to_thread(self._store.commit, shard, records, self._kind.schema, totals)
-                self._committed_files.setdefault(shard, []).append(file)
-                self._committed_ids.pop(shard, None)
-                self._metrics.count(totals)
-                for row, _ in part:
-                    if row["id"] in self._in_flight:  # not after a failure
-                        self._in_flight[row["id"]].count_committed()
+                files.append((commit_of(shard, totals), part))
+        if files:
+            await asyncio.to_thread(self._log.announce, [commit for commit, _ in files])
+            await asyncio.gather(*(self._write(commit, part) for commit, part in files))
         self._last_commit = time.monotonic()
 
-    def _committed(self, shard: str) -> set[str]:
-        """The committed ids of a shard, from earlier processes and from this one."""
-        if shard not in self._committed_ids:
-            files = self._committed_files.get(shard, [])
-            self._committed_ids = {shard: read_ids(files, self._kind.row_column)}
-        return self._committed_ids[shard]
+    async def _write(self, commit: Commit, part: list[tuple[Row, list[Row]]]) -> None:
+        records = [record for _, mine in part for record in mine]
+        arguments = (self._run.committed, commit, records, self._kind.schema)
+        await asyncio.get_running_loop().run_in_executor(self._writers, write_records, *arguments)
+        self._has_finished = True
+        self._metrics.count(commit.totals)
+        for row, _ in part:
+            if row["id"] in self._in_flight:  # not after a failure
+                self._in_flight[row["id"]].count_committed()
 
 
-class _Batch:
-    """The rows of one call: how many are unfinished, and a future for their commit."""
+class _Group:
+    """Rows with one note in the journal, and a future for their commit. `begin` starts some of them."""
 
-    def __init__(self, num_rows: int) -> None:
-        self.unfinished = self._uncommitted = num_rows
+    def __init__(self, rows: list[Row], begin: Begin, alone: bool = False) -> None:
+        self.rows = rows
+        self.begin = begin
+        self.alone = alone
+        self.note: Note | None = None
+        self.at_work = {row["id"] for row in rows}
+        self.raised: set[str] = set()
+        self._uncommitted = len(rows)
         self.committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def count_committed(self) -> None:
@@ -238,36 +309,47 @@ class _Batch:
             self.committed.set_result(None)
 
 
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 class _Gate:
-    """Admits many calls together, or one alone."""
+    """Admits many groups together, or one alone. While one waits to be alone, nobody else is let in."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Condition()
         self._inside = 0
+        self._waiting = 0  # to be alone
 
     @asynccontextmanager
     async def shared(self) -> AsyncIterator[None]:
         async with self._changed:
-            await self._changed.wait_for(lambda: self._inside >= 0)
+            await self._changed.wait_for(lambda: self._inside >= 0 and self._waiting == 0)
             self._inside += 1
         try:
             yield
         finally:
-            async with self._changed:
-                self._inside -= 1
-                self._changed.notify_all()
+            await self._leave()
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
         async with self._changed:
-            await self._changed.wait_for(lambda: self._inside == 0)
-            self._inside = -1
+            self._waiting += 1
+            try:
+                await self._changed.wait_for(lambda: self._inside == 0)
+                self._inside = -1
+            finally:
+                self._waiting -= 1
         try:
             yield
         finally:
-            async with self._changed:
-                self._inside = 0
-                self._changed.notify_all()
+            self._inside = 1
+            await self._leave()
+
+    async def _leave(self) -> None:
+        async with self._changed:
+            self._inside -= 1
+            self._changed.notify_all()
 
 
 class _Metrics:

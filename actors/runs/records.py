@@ -1,8 +1,8 @@
-"""The output of a run: terminal records for each input row, committed as whole Parquet files.
+"""The records of a run: terminal records for each input row, committed as whole Parquet files.
 
-A record is committed once its file has its final name. A file is named after the input shard of its rows. A resumed run
-or a restarted worker first reads the committed files of a shard and skips their rows, so each row is recorded exactly
-once. Each file's footer holds the totals of its records, so the files are the only source of progress and totals.
+While a run is at work, a file of records lies in the folder of the shard that its rows come from, `_rows/SHARD/`. A
+record is committed once its file is there. Whoever is given a row first reads the ids in the folder of its shard, so a
+row is recorded once, whatever worker it was given to before. The files end up in `rows/` (`actors.runs.merging`).
 
 Ray Data's own checkpointing commits a block when all its rows are done, however long that takes, and requires a block
 to hold the same rows on every retry. Here the clock decides when finished rows are committed (`actors.runs.ledger`).
@@ -12,133 +12,133 @@ import json
 import re
 import time
 import uuid
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actors.runs.record_kinds import RecordKind
+from actors.runs.commits import READERS, Commit, CommitReader
+from actors.runs.folder import RunFolder
 from actors.runs.storage import Storage
+from actors.runs.totals import Totals
 
 SUMMARY_KEY: Final = b"sluice"
+COMMITTED_FILE: Final = re.compile(r"(\d{7}-\d{7,})/[0-9a-f]{12}\.parquet$")
 
 
-@dataclass
-class Totals:
-    """Sums over records. `sums` holds the kind's summed columns and the cost of the work, such as seconds."""
-
-    num_rows: int = 0  # input rows
-    statuses: Counter[str] = field(default_factory=Counter)  # records by status
-    sums: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def num_records(self) -> int:
-        """Records of any status."""
-        return sum(self.statuses.values())
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"num_rows": self.num_rows, "statuses": dict(self.statuses), "sums": dict(self.sums)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Totals":
-        """The inverse of `as_dict`."""
-        return cls(values["num_rows"], Counter(values["statuses"]), Counter(values["sums"]))
-
-    @classmethod
-    def of(cls, kind: RecordKind, num_rows: int, records: Iterable[dict[str, Any]]) -> "Totals":
-        """The totals of the records of `num_rows` input rows."""
-        totals = cls(num_rows)
-        for record in records:
-            totals.statuses[record["status"]] += 1
-            for name in kind.summed:
-                totals.sums[name] += record.get(name) or 0
-        return totals
-
-    def add(self, other: "Totals") -> None:
-        """Add the counts of `other`."""
-        self.num_rows += other.num_rows
-        self.statuses.update(other.statuses)
-        self.sums.update(other.sums)
+def new_file(shard: str) -> str:
+    """A name for a new file of records of a shard, below the folder of committed files."""
+    return f"{shard}/{uuid.uuid4().hex[:12]}.parquet"
 
 
-@dataclass(frozen=True)
-class Commit:
-    """One committed file: when it was written, and the totals of its records."""
-
-    committed_at: float
-    totals: Totals
+def write_records(folder: Storage, commit: Commit, records: list[dict[str, Any]], schema: pa.Schema) -> None:
+    """Write a file of records, with its entry of the log in its footer too."""
+    sealed = schema.with_metadata({SUMMARY_KEY: commit.line().encode()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(records, schema=sealed), sink, compression="zstd")
+    (folder / commit.file).write_bytes(sink.getvalue())
 
 
 class RecordStore:
-    """The record files of one run, under `folder`. One process may write while others read."""
+    """The records of one run. Workers may write meanwhile."""
 
-    def __init__(self, folder: Storage) -> None:
-        self._folder = folder
-        self._commits: dict[str, Commit] = {}
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._log = CommitReader(run.commit_logs)
 
-    def commit(self, shard: str, records: list[dict[str, Any]], schema: pa.Schema, totals: Totals) -> Storage:
-        """Write records of one shard as a file, atomically. Returns the file."""
-        summary = {**totals.as_dict(), "committed_at": time.time()}
-        sealed = schema.with_metadata({SUMMARY_KEY: json.dumps(summary).encode()})
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(records, schema=sealed), sink, compression="zstd")
-        file = self._folder / f"{shard}-{uuid.uuid4().hex[:12]}.parquet"
-        file.write_bytes(sink.getvalue())
-        return file
-
-    def sweep(self) -> None:
-        """Delete the temporary files of killed processes. Call it only when no process writes any more."""
-        for info in self._folder.files():
-            if info.path.endswith(".tmp"):
-                Storage(self._folder.filesystem, info.path).delete_file()
+    @property
+    def is_whole(self) -> bool:
+        """Whether all records lie in `rows`."""
+        return self._run.rows_done.exists()
 
     def files(self) -> list[Storage]:
-        """The committed files, by shard."""
-        return [
-            Storage(self._folder.filesystem, info.path)
-            for info in self._folder.files()
-            if re.search(r"/\d{7}-\d{7,}-[0-9a-f]{12}\.parquet$", info.path)
-        ]
+        """The files of records, in the order of the input."""
+        if self.is_whole:
+            return [self._run.rows / info.base_name for info in self._run.rows.files() if _is_part(info.base_name)]
+        return [self._run.committed / name for name in self.committed_names()]
 
-    def files_by_shard(self) -> dict[str, list[Storage]]:
-        """The committed files of each shard that has any."""
-        found: dict[str, list[Storage]] = {}
-        for file in self.files():
-            found.setdefault(file.name.rsplit("-", 1)[0], []).append(file)
+    def committed_names(self) -> list[str]:
+        """The committed files by shard, as names below the folder of committed files."""
+        paths = (info.path for info in self._run.committed.files(recursive=True))
+        return sorted(match[0] for path in paths if (match := COMMITTED_FILE.search(path)))
+
+    def recover(self, session: str) -> list[Commit]:
+        """What earlier sessions committed, checked against the files that are there. Only while no worker writes.
+
+        Leaves one log with all entries, and deletes the unfinished files of killed workers.
+        """
+        paths = [info.path for info in self._run.committed.files(recursive=True)]
+        names = {match[0] for path in paths if (match := COMMITTED_FILE.search(path))}
+        logged = {commit.file: commit for commit in self._log.commits()}
+        with ThreadPoolExecutor(READERS) as pool:
+            unlogged = list(pool.map(self._from_footer, sorted(names - logged.keys())))
+            leftovers = [Storage(self._run.root.filesystem, path) for path in paths if path.endswith(".tmp")]
+            list(pool.map(lambda file: file.delete_file(), leftovers))
+        found = [*(logged[name] for name in sorted(names & logged.keys())), *unlogged]
+        self._log.replace(found, session)
         return found
 
     def commits(self) -> list[Commit]:
-        """The commits so far, oldest first. Reads each footer once in the life of this object."""
-        for file in self.files():
-            if file.name not in self._commits:
-                metadata = pq.read_schema(file.path, filesystem=file.filesystem).metadata
-                summary = json.loads(metadata[SUMMARY_KEY])
-                self._commits[file.name] = Commit(summary["committed_at"], Totals.from_dict(summary))
-        return sorted(self._commits.values(), key=lambda commit: commit.committed_at)
+        """The commits so far, oldest first. While workers write, the newest entry of each may precede its file."""
+        if self._run.commit_history.exists():
+            return [Commit.from_line(line) for line in self._run.commit_history.read_bytes().splitlines()]
+        return self._log.commits()
+
+    def num_workers(self, session: str) -> int:
+        """Worker processes that a session has started so far, as of the last call of `totals`."""
+        return self._log.num_workers(session)
 
     def totals(self) -> Totals:
-        """Sums over all commits so far."""
-        totals = Totals()
-        for commit in self.commits():
-            totals.add(commit.totals)
-        return totals
+        """Sums over all records so far."""
+        if self.is_whole:
+            return Totals.from_dict(json.loads(self._run.rows_done.read_bytes()))
+        return Totals.over(commit.totals for commit in self._log.commits())
 
     def batches(self, columns: Iterable[str] | None = None, batch_size: int = 1000) -> Iterator[pa.RecordBatch]:
-        """All committed records in the order of the input's shards, a batch at a time."""
+        """All records in the order of the input's shards, a batch at a time."""
         for file in self.files():
             with file.filesystem.open_input_file(file.path) as source:
                 yield from pq.ParquetFile(source).iter_batches(
                     batch_size=batch_size, columns=list(columns) if columns else None
                 )
 
+    def _from_footer(self, name: str) -> Commit:
+        file = self._run.committed / name
+        return Commit.from_line(pq.read_schema(file.path, filesystem=file.filesystem).metadata[SUMMARY_KEY])
 
-def read_ids(files: Iterable[Storage], column: str) -> set[str]:
-    """The ids of the input rows whose records are in these files."""
-    ids: set[str] = set()
-    for file in files:
-        ids.update(pq.read_table(file.path, columns=[column], filesystem=file.filesystem)[column].to_pylist())
-    return ids
+
+class ShardIds:
+    """The ids of the rows that are committed, shard by shard. Remembers the shards that were asked for last."""
+
+    REMEMBERED: Final = 16
+
+    def __init__(self, folder: Storage, column: str) -> None:
+        self._folder = folder
+        self._column = column
+        self._known: dict[str, dict[str, frozenset[str]]] = {}  # shard -> file -> ids
+
+    def of(self, shard: str) -> set[str]:
+        """The committed ids of a shard, whoever committed them."""
+        known = self._known.pop(shard, {})
+        infos = [info for info in (self._folder / shard).files() if info.path.endswith(".parquet")]
+        self._known[shard] = {
+            name: known.get(name) or self._read(self._folder / shard / name) for name in (i.base_name for i in infos)
+        }
+        while len(self._known) > self.REMEMBERED:
+            del self._known[next(iter(self._known))]
+        return set().union(*self._known[shard].values())
+
+    def _read(self, file: Storage) -> frozenset[str]:
+        table = pq.read_table(pa.BufferReader(file.read_bytes()), columns=[self._column])
+        return frozenset(table[self._column].to_pylist())
+
+
+def commit_of(shard: str, totals: Totals) -> Commit:
+    """The entry of a file that is about to be written."""
+    return Commit(new_file(shard), time.time(), totals)
+
+
+def _is_part(name: str) -> bool:
+    return name.endswith(".parquet") and not name.startswith((".", "_"))

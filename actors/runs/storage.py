@@ -82,7 +82,7 @@ class Storage:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Any]:
-        """A stream into this file. Readers see the file when the context ends without an exception, and not before.
+        """A stream into this file, creating folders above it. Readers see the file when the context ends without an exception, and not before.
 
         Not repeated: the caller holds the data.
         """
@@ -97,7 +97,7 @@ class Storage:
             return
         temporary = self.parent / f".{self.name}.{uuid.uuid4().hex}.tmp"
         try:
-            with temporary.filesystem.open_output_stream(temporary.path) as stream:
+            with temporary._created() as stream:
                 yield stream
             self.filesystem.move(temporary.path, self.path)
         except BaseException:
@@ -138,6 +138,14 @@ class Storage:
     @property
     def _grows(self) -> bool:
         return any(name in self.filesystem.type_name for name in GROWING)
+
+    def _created(self) -> Any:
+        """A stream into this new file, whose folder may be new as well."""
+        try:
+            return self.filesystem.open_output_stream(self.path)
+        except FileNotFoundError:
+            self.filesystem.create_dir(self.parent.path, recursive=True)
+            return self.filesystem.open_output_stream(self.path)
 
     def _discard(self) -> None:
         """Delete a file that was not finished, if that is possible: another error is on its way."""

@@ -6,6 +6,11 @@ from actors.models.source import ModelSource
 from actors.scoring.protocol import Scorer
 
 
+def default_token_budget(device: str) -> int:
+    """New tokens of a pass: what keeps a GPU busy, or fits a CPU's caches."""
+    return 16384 if device == "cuda" else 1024
+
+
 @dataclass(frozen=True)
 class ForestScorerFactory:
     """Builds the forest scorer."""

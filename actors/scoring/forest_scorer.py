@@ -28,7 +28,8 @@ from actors.errors import UserError
 from actors.models.checks import check_offsets
 from actors.models.memory import free_bytes, is_out_of_memory
 from actors.models.source import ModelSource
-from actors.scoring.attention import PassPart, forest_attention
+from actors.scoring.attention import PassPart, forest_attention, mask_arrays
+from actors.scoring.build import default_token_budget
 from actors.scoring.forest_task import ForestTask, KeptState
 from actors.scoring.head import LossHead, WantedLosses, join_rows, want_losses
 from actors.scoring.preparation import PreparedRequest
@@ -81,7 +82,7 @@ class ForestScorer:
         self.model: Any = source.load(dtype_name, device=str(self.device)).eval()
         config = self.model.config.get_text_config()
         self._head = LossHead(self.model.get_output_embeddings(), config.vocab_size)
-        self.token_budget = token_budget or (16384 if on_cuda else 1024)
+        self.token_budget = token_budget or default_token_budget(self.device.type)
         self._state_tokens = state_tokens if state_tokens is not None else self._default_state_tokens(config)
         self._tasks: weakref.WeakSet[ForestTask] = weakref.WeakSet()
         self.forward_seconds = 0.0
@@ -184,7 +185,7 @@ class ForestScorer:
         """Compute some nodes of some tasks. Tasks change only if the whole pass succeeds."""
         tokens = np.concatenate([task.forest.tokens[nodes] for task, nodes in shares])
         depths = np.concatenate([task.forest.depths[nodes] for task, nodes in shares])
-        masks = [_mask_arrays(task, nodes) for task, nodes in shares]
+        masks = [mask_arrays(task, nodes) for task, nodes in shares]
         wanted = [
             want_losses(task.forest, np.concatenate([task.state.nodes, nodes]), nodes[task.needed[nodes]])
             for task, nodes in shares
@@ -336,16 +337,6 @@ class ForestScorer:
                     f"model {name!r} cannot be scored exactly: its own attention gives token losses that differ "
                     f"by {difference:.3g} from the prefix forest's. Use a model with plain softmax attention"
                 )
-
-
-def _mask_arrays(task: ForestTask, nodes: IntArray) -> tuple[IntArray, ...]:
-    """What the mask of some new nodes is made of, in the order of `ForestScorer._part`."""
-    forest, kept = task.forest, task.state.nodes
-    # Only kept nodes that are ancestors of new ones matter. `nodes` ascend, so an ancestor shows as a gap between
-    # the places of the node and of its subtree's end.
-    slots = np.flatnonzero(np.searchsorted(nodes, kept) < np.searchsorted(nodes, forest.subtree_end[kept]))
-    keys = np.concatenate([kept[slots], nodes])
-    return slots, nodes, keys, forest.subtree_end[keys], forest.depths[nodes], forest.depths[keys]
 
 
 def _head_arrays(wanted: Sequence[WantedLosses]) -> list[IntArray]:

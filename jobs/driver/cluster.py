@@ -4,14 +4,16 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from actors.errors import UserError
+from actors.errors import SluiceError, UserError
+from jobs.driver import environment
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PACKAGES: Final = ("algorithms", "actors", "jobs", "serve")  # what workers on other nodes import
@@ -49,6 +51,8 @@ def connect(num_cpus_if_local: int) -> Iterator[Cluster]:
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job has its own
             # The packages alone, wherever they are installed: ROOT may be all of site-packages.
             arguments["runtime_env"] = {"py_modules": [str(ROOT / name) for name in PACKAGES if (ROOT / name).is_dir()]}
+        if not address.startswith("ray://"):  # Ray Client knows no hooks
+            arguments.setdefault("runtime_env", {})["worker_process_setup_hook"] = environment.setup_hook()
         try:
             ray.init(address=address, **arguments)
         except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
@@ -73,26 +77,118 @@ def connect(num_cpus_if_local: int) -> Iterator[Cluster]:
 
 @contextmanager
 def worker_errors() -> Iterator[None]:
-    """Re-raise a worker's UserError as itself."""
+    """Re-raise an error of Sluice that a worker raised as itself."""
     import ray
 
     try:
         yield
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
+        if isinstance(error.cause, SluiceError):
             raise error.cause from None
         raise
 
 
 def configure_data() -> None:
-    """Turn off Ray Data's progress bars and logs, and let exceptions travel as objects."""
+    """Turn off Ray Data's progress bars, show its warnings as lines of ours, and let exceptions travel as objects."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it also raises what it logs as an error
+    logger = logging.getLogger("ray.data")
+    for handler in list(logger.handlers):
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            logger.removeHandler(handler)
+    if not any(isinstance(handler, _RayWarnings) for handler in logger.handlers):
+        logger.addHandler(_RayWarnings(logging.WARNING))
+    logger.propagate = False
+
+
+class _RayWarnings(logging.Handler):
+    """Prints each of Ray Data's warnings once, as one line. What it logs as an error it raises too."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self._printed: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a warning."""
+        text = " ".join(record.getMessage().split())
+        if record.levelno == logging.WARNING and text not in self._printed:
+            self._printed.add(text)
+            print(f"ray: {text}", file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What each of some actors asks for."""
+
+    cpus: float
+    gpus: float
+
+    def fits(self, node: Mapping[str, float]) -> int:
+        """How many such actors fit on a node with these resources."""
+        counts = [node.get(name, 0.0) / each for name, each in (("CPU", self.cpus), ("GPU", self.gpus)) if each]
+        return int(min(counts, default=0) + 1e-6)
+
+    def __str__(self) -> str:
+        return f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
+
+
+def num_placeable(ask: Ask) -> int:
+    """How many such actors the nodes that are there now have room for."""
+    import ray
+
+    return sum(ask.fits(node["Resources"]) for node in ray.nodes() if node["Alive"])
+
+
+def shortage(ask: Ask, least: int) -> str | None:
+    """Why `least` such actors cannot be placed on the nodes that are there now, as one line; None if they can."""
+    import ray
+
+    if num_placeable(ask) >= least:
+        return None
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    largest: Mapping[str, float] = max(nodes, key=lambda node: (node.get("GPU", 0.0), node.get("CPU", 0.0)), default={})
+    has = " and ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}" for kind in ("CPU", "GPU"))
+    return (
+        f"{least} actor(s) ask for {ask} each; the cluster has {has} on {len(nodes)} node(s), "
+        f"the largest {largest.get('CPU', 0.0):g} CPU and {largest.get('GPU', 0.0):g} GPU"
+    )
+
+
+def check_visible(flag: str, paths: Iterable[str]) -> None:
+    """Raise UserError unless every node that can run actors sees these local paths."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    names = tuple(paths)
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if len({node["NodeManagerHostname"] for node in nodes}) < 2 or not names:
+        return
+    look = ray.remote(_missing).options(num_cpus=0, max_retries=1)
+    asked = [
+        (
+            node,
+            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(names),
+        )
+        for node in nodes
+    ]
+    for node, ref in asked:
+        try:
+            missing = ray.get(ref)
+        except ray.exceptions.RayError:  # the node has left
+            continue
+        if missing is not None:
+            raise UserError(
+                f"{flag}: node {node['NodeManagerHostname']} cannot see {missing}: "
+                "choose a path that all nodes share, or a URI"
+            )
+
+
+def _missing(paths: tuple[str, ...]) -> str | None:
+    return next((path for path in paths if not Path(path).exists()), None)
 
 
 def _check_address(address: str) -> None:

@@ -23,7 +23,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from actors.errors import UserError
+from actors.errors import StorageLost, UserError
 
 
 class JobConfig(BaseModel):
@@ -54,6 +54,9 @@ def main(
     except UserError as error:
         print(f"{verb()}: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except StorageLost as error:
+        print(f"{verb()}: {' '.join(str(error).split())}; repeat the command to resume", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print(f"{verb()}: interrupted; repeat the command to resume", file=sys.stderr)
         sys.exit(130)

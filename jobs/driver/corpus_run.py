@@ -4,31 +4,36 @@ Starts or resumes the run, streams the corpus through the workers, writes the re
 quarantined rows. A worker is a class of `actors` whose instances are callables over tables and own a `Ledger`.
 """
 
-import dataclasses
 import math
 import os
+import pickle
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from actors.errors import UserError
 from actors.runs import manifest
-from actors.runs.corpus import ROWS_PER_SHARD, Corpus, CorpusSource, file_id_hashes, repeated_ids
+from actors.runs.corpus import ROWS_PER_SHARD, Corpus, Part
 from actors.runs.folder import RunFolder, open_run_folder
-from actors.runs.records import RecordStore, Totals
-from actors.runs.session import begin_session
+from actors.runs.journal import drop_committed, forgive
+from actors.runs.merging import MergeTask, clear, merge
+from actors.runs.record_kinds import RecordKind
+from actors.runs.records import RecordStore, ShardIds
+from actors.runs.session import begin_session, check_session
+from actors.runs.totals import Totals
 from actors.runs.worker import RowWorker
 from algorithms.formats import Use, formats_for
-from jobs.driver import cluster, inputs
+from jobs.driver import cluster, inputs, reading
 from jobs.driver.command import JobConfig, command_line, listed
-from jobs.driver.progress import Progress, RowsLine
+from jobs.driver.progress import Progress, RowsLine, Watch
 from jobs.reports import page
 
 BATCHES_PER_ACTOR: Final = 8  # at least, so that the actors of a small corpus finish together
@@ -103,6 +108,11 @@ class CorpusConfig(JobConfig):
         return range_of(self.num_actors)
 
     @property
+    def ask(self) -> cluster.Ask:
+        """What each actor asks of the cluster."""
+        return cluster.Ask(self.cpus_per_actor or 1, self.gpus_per_actor)
+
+    @property
     def device(self) -> str:
         """The device of the actors' models. An actor without GPUs still sees them all, so it must be told."""
         return "cuda" if self.gpus_per_actor else "cpu"
@@ -118,15 +128,25 @@ def resolve_dtype(dtype: str, device: str) -> str:
     return {"auto": "bfloat16" if device == "cuda" else "float32"}.get(dtype, dtype)
 
 
-Stream = Callable[[Corpus, int, RunFolder, str], int]  # corpus, number of rows, run, session -> rows read
+@dataclass(frozen=True)
+class Pool:
+    """A pool of workers: `worker` is a class of `actors`, built with `arguments(run, session)`.
+
+    `rows_at_once` is the number of rows that a worker holds at once: Ray hands it about that many a call.
+    """
+
+    worker: type
+    kind: RecordKind
+    arguments: Callable[[RunFolder, str], tuple[Any, ...]]
+    rows_at_once: int
 
 
 @dataclass(frozen=True)
 class CorpusRun:
     """One run of a verb.
 
-    `identity` holds everything that decides the results, `stream` does the work, `doing` describes it to the user, and
-    `describe` adds to the progress line.
+    `identity` holds everything that decides the results, `pool` does the work, `doing` describes it to the user,
+    `describe` adds to the progress line, and `seen_by_nodes` names local paths that all nodes must see, by flag.
     """
 
     job: str
@@ -134,8 +154,9 @@ class CorpusRun:
     corpus: Corpus
     identity: dict[str, Any]
     doing: str
-    stream: Stream
+    pool: Pool
     describe: Callable[[Totals], list[str]] = lambda totals: []
+    seen_by_nodes: tuple[tuple[str, str], ...] = ()
 
 
 def run(this: CorpusRun) -> int:
@@ -148,108 +169,153 @@ def run(this: CorpusRun) -> int:
         | {"id_column": config.id_column, "limit": config.limit},
         **this.identity,
     }
-    rows = inputs.count_rows(corpus)
+    estimate = inputs.estimate_rows(corpus)
     record = manifest.open_run(output, this.job, identity, config.model_dump(mode="json"), command_line())
-    store = RecordStore(output.rows)
     if record.status == "finished":
+        clear(output)  # a run that was killed here left it behind
         print(f"{config.output} is already finished")
-        return _close(config, output, store, record)
-    print(f"{this.doing}: {rows.num_rows:,} rows of {config.input} -> {config.output}", flush=True)
-    with ray_for(config), Progress(RowsLine(store, rows, this.describe)):
-        num_read = this.stream(with_repeated_ids(corpus), rows.num_rows, output, record.sessions[-1].name)
-    _finish(output, store, record, num_read)
-    return _close(config, output, store, record)
+        return _close(config, output, record)
+    about = "" if estimate.is_exact else "about "
+    print(f"{this.doing}: {about}{estimate.num_rows:,} rows of {config.input} -> {config.output}", flush=True)
+    session = record.sessions[-1].name
+    at_work = output.patient()
+    begin_session(at_work, session)
+    try:
+        with ray_for(config):
+            _check_visible(this, output)
+            totals = _work(this, at_work, session, estimate)
+    except KeyboardInterrupt:
+        forgive(at_work.journal, session)
+        raise
+    record.status = "finished"
+    record.num_input_rows = totals.num_rows
+    record.totals = totals.as_dict()
+    record.sessions[-1].finished_at = time.time()
+    record.save(at_work)
+    clear(at_work)
+    return _close(config, output, record)
 
 
-def stream_through_workers(
-    config: CorpusConfig, worker: type, arguments: Callable[[RunFolder, str], tuple[Any, ...]]
-) -> Stream:
-    """A stream through a pool of `worker`, a class of `actors` that is built with `arguments(run, session)`."""
-
-    def stream(corpus: Corpus, num_rows: int, output: RunFolder, session: str) -> int:
-        import ray.data
-        from ray.data import ActorPoolStrategy
-
-        begin_session(output, session)
-        least, most = config.actor_range
-        rows_per_batch = min(ROWS_PER_SHARD, max(1, math.ceil(num_rows / (most * BATCHES_PER_ACTOR))))
-        # Ray merges small tables into blocks of 128 MiB. A task must be one batch, whatever the size of the input.
-        blocks = ray.data.read_datasource(CorpusSource(corpus, rows_per_batch)).repartition(
-            target_num_rows_per_block=rows_per_batch
-        )
-        dataset = blocks.map_batches(
-            RowWorker,
-            fn_constructor_args=(worker, *arguments(output, session)),
-            batch_size=rows_per_batch,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(
-                min_size=least,
-                max_size=most,
-                max_tasks_in_flight_per_actor=TASKS_PER_ACTOR,
-                max_concurrent_calls_per_actor=CALLS_PER_ACTOR,
-            ),
-            num_cpus=config.cpus_per_actor or 1,
-            num_gpus=config.gpus_per_actor or None,
-        )
-        with cluster.worker_errors():
-            batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-            return sum(pc.sum(batch["num_rows"]).as_py() for batch in batches)
-
-    return stream
+def _work(this: CorpusRun, output: RunFolder, session: str, estimate: inputs.RowCount) -> Totals:
+    """Everything that needs Ray: read, work, merge. Returns the totals of the run's records."""
+    store = RecordStore(output)
+    commits = store.recover(session)
+    drop_committed(output.journal, ShardIds(output.committed, this.pool.kind.row_column).of)
+    parts = reading.plan_reading(this.corpus)
+    counts = [part.num_rows for part in parts]
+    rows = estimate if None in counts else inputs.RowCount(sum(count or 0 for count in counts), is_exact=True)
+    corpus = reading.with_repeated_ids(this.corpus, parts)
+    left = reading.without_done(parts, commits)
+    watch = Watch(output, this.config.ask, this.config.actor_range[0])
+    with Progress(RowsLine(store, rows, session, this.describe), watch):
+        num_rows = left.num_done + stream(this.config, this.pool, corpus, left.parts, rows.num_rows, output, session)
+        totals = _merged(this.pool.kind, output, session)
+        if totals.num_rows < num_rows:
+            # A row that was committed twice made its shard look whole. Give the workers every row: they know the rest.
+            output.rows.delete_folder()
+            num_rows = stream(this.config, this.pool, corpus, parts, rows.num_rows, output, session)
+            totals = _merged(this.pool.kind, output, session)
+    if totals.num_rows != num_rows:
+        raise RuntimeError(f"{num_rows} rows were read but {totals.num_rows} are recorded in {output.path}")
+    return totals
 
 
-def with_repeated_ids(corpus: Corpus) -> Corpus:
-    """The corpus with its repeated ids, if it has an id column. Uses a task for each file and 16 bytes a row."""
-    if corpus.id_column is None:
-        return corpus
+def stream(
+    config: CorpusConfig,
+    pool: Pool,
+    corpus: Corpus,
+    parts: Sequence[Part],
+    num_rows: int,
+    output: RunFolder,
+    session: str,
+) -> int:
+    """Stream parts of a corpus through a pool of workers. Returns the number of rows once all are committed.
+
+    `num_rows` is about the number of all rows.
+    """
+    import ray.data
+    from ray.data import ActorPoolStrategy
+
+    if not parts:
+        return 0
+    least, most = config.actor_range
+    rows_per_batch = min(ROWS_PER_SHARD, pool.rows_at_once, max(1, math.ceil(num_rows / (most * BATCHES_PER_ACTOR))))
+    given = [pa.table({"part": [pickle.dumps((corpus.only(part.file), part, rows_per_batch))]}) for part in parts]
+    read: Any = _read_part
+    # Ray merges small tables into blocks of 128 MiB. A task must be one batch, whatever the size of the input.
+    blocks = (
+        ray.data.from_arrow(given)
+        .map_batches(read, batch_size=1, num_cpus=reading.TASK_CPUS)
+        .repartition(target_num_rows_per_block=rows_per_batch)
+    )
+    dataset = blocks.map_batches(
+        RowWorker,
+        fn_constructor_args=(pool.worker, *pool.arguments(output, session)),
+        batch_size=rows_per_batch,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(
+            min_size=least,
+            max_size=most,
+            max_tasks_in_flight_per_actor=TASKS_PER_ACTOR,
+            max_concurrent_calls_per_actor=CALLS_PER_ACTOR,
+        ),
+        num_cpus=config.ask.cpus,
+        num_gpus=config.ask.gpus or None,
+    )
+    with cluster.worker_errors():
+        batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        return sum(pc.sum(batch["num_rows"]).as_py() for batch in batches)
+
+
+def _read_part(batch: dict[str, Any]) -> Iterator[pa.Table]:
+    corpus, part, rows_per_block = pickle.loads(batch["part"][0])
+    yield from corpus.tables(part, rows_per_block)
+
+
+def _merged(kind: RecordKind, output: RunFolder, session: str) -> Totals:
+    """Merge what is committed into the run's `rows`, a task for each file."""
     import ray
 
-    hashes = ray.remote(file_id_hashes)
-    refs = [hashes.remote(file, corpus.id_column, corpus.limit) for file in corpus.files]
-    parts = [(file.name, *ray.get(ref)) for file, ref in zip(corpus.files, refs, strict=True)]
-    return dataclasses.replace(corpus, repeated=repeated_ids(parts))
+    def run_all(tasks: Sequence[MergeTask]) -> Iterable[Totals]:
+        call = ray.remote(_call).options(num_cpus=reading.TASK_CPUS)
+        return ray.get([call.remote(task) for task in tasks])
+
+    with cluster.worker_errors():
+        check_session(output, session)
+        return merge(output, kind, run_all)
+
+
+def _call(task: MergeTask) -> Totals:
+    return task()
+
+
+def _check_visible(this: CorpusRun, output: RunFolder) -> None:
+    local = {file.storage.path for file in this.corpus.files if file.storage.is_local}
+    cluster.check_visible("--input", sorted(local))
+    if output.root.is_local:
+        cluster.check_visible("--output", [output.path])
+    for flag, path in this.seen_by_nodes:
+        cluster.check_visible(flag, [path])
 
 
 @contextmanager
-def ray_for(config: CorpusConfig) -> Iterator[None]:
-    """Ray for this run. Raises UserError if a local Ray lacks the GPUs that the actors ask for."""
+def ray_for(config: CorpusConfig) -> Iterator[cluster.Ask]:
+    """Ray for this run, and what each actor asks of it. Raises UserError if a local Ray lacks it."""
     least, most = config.actor_range
-    cpus = config.cpus_per_actor or 1
-    slots = max(os.cpu_count() or 1, math.ceil(most * cpus)) + READ_SLOTS
+    ask = config.ask
+    slots = max(os.cpu_count() or 1, math.ceil(most * ask.cpus)) + READ_SLOTS
     with cluster.connect(slots) as joined:
-        gpus = joined.resources.get("GPU", 0.0)
-        if joined.is_local and gpus < least * config.gpus_per_actor:
-            raise UserError(
-                f"--gpus-per-actor {config.gpus_per_actor:g} for {least} actor(s): this machine has {gpus:g} GPUs. "
-                "Lower it, or join a cluster through RAY_ADDRESS"
-            )
-        if gpus < least * config.gpus_per_actor:
-            print(
-                f"waiting for {least * config.gpus_per_actor:g} GPUs, the cluster has {gpus:g} now",
-                file=sys.stderr,
-            )
-        yield
+        short = cluster.shortage(ask, least)
+        if joined.is_local and short:
+            raise UserError(f"{short}: lower --num-actors or --gpus-per-actor, or join a cluster through RAY_ADDRESS")
+        yield ask
 
 
-def _finish(output: RunFolder, store: RecordStore, record: manifest.Manifest, num_read: int) -> None:
-    totals = store.totals()
-    if totals.num_rows != num_read:
-        raise RuntimeError(f"{num_read} rows were read but {totals.num_rows} are recorded in {output.path}")
-    record.status = "finished"
-    record.num_input_rows = num_read
-    record.totals = totals.as_dict()
-    record.sessions[-1].finished_at = time.time()
-    record.save(output)
-    store.sweep()
-    output.session.delete_file()
-    output.journal.delete_folder()
-
-
-def _close(config: CorpusConfig, output: RunFolder, store: RecordStore, record: manifest.Manifest) -> int:
+def _close(config: CorpusConfig, output: RunFolder, record: manifest.Manifest) -> int:
     """Write the report, print the summary, and check the number of quarantined rows. Returns the exit status."""
     facts = page.write_report(output, record)
     print(page.summary(facts, config.output, record))
-    totals = store.totals()
+    totals = RecordStore(output).totals()
     quarantined, num_rows = totals.statuses["quarantined"], totals.num_rows
     limit = config.max_quarantined
     allowed = float(limit[:-1]) / 100 * num_rows if limit.endswith("%") else float(limit)

@@ -1,4 +1,4 @@
-"""From --input, --format and --columns to a Corpus: list its files, check its columns, fingerprint and count it."""
+"""From --input, --format and --columns to a Corpus: list its files, check its columns, fingerprint it."""
 
 import hashlib
 import itertools
@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 
 from actors.errors import UserError
 from actors.runs import manifest
-from actors.runs.corpus import READ_BYTES, SUFFIXES, Corpus, CorpusFile
+from actors.runs.corpus import SUFFIXES, Corpus, CorpusFile
 from actors.runs.folder import ROWS, open_run_folder
 from actors.runs.storage import list_files, open_storage
 from algorithms.formats import FORMATS
 from algorithms.segmentation import splitter
 
 PEEK_ROWS: Final = 100
-COUNT_BYTES: Final = 1 << 28  # up to this size JSON lines are counted; beyond it their number is estimated
+PEEK_BYTES: Final = 1 << 22  # of each file, to estimate its rows
 FINGERPRINT_BYTES: Final = 1 << 16
 
 
@@ -106,63 +106,41 @@ def fingerprint(corpus: Corpus) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class FileCounts:
-    """Rows of each file, up to the corpus's limit."""
+def estimate_rows(corpus: Corpus) -> RowCount:
+    """The number of rows: exact for Parquet, otherwise from the length of the first lines.
 
-    num_rows: tuple[int, ...]
-    is_exact: bool
-
-    @property
-    def total(self) -> RowCount:
-        """Rows of all files."""
-        return RowCount(sum(self.num_rows), self.is_exact)
-
-
-def count_rows(corpus: Corpus) -> RowCount:
-    """The number of rows: exact for Parquet and small JSON lines, otherwise estimated from the first piece."""
-    return count_rows_by_file(corpus).total
+    Raises UserError for a file that does not hold what its name says.
+    """
+    with ThreadPoolExecutor(16) as pool:
+        counts = list(pool.map(_rows_of, corpus.files))
+    num_rows = sum(counts)
+    if corpus.limit is not None:
+        num_rows = min(num_rows, corpus.limit)
+    return RowCount(num_rows, is_exact=all(file.is_parquet for file in corpus.files))
 
 
-def count_rows_by_file(corpus: Corpus) -> FileCounts:
-    """The rows of each file. Raises UserError for a file that does not hold what its name says."""
-    estimate = sum(file.num_bytes for file in corpus.files if not file.is_parquet) > COUNT_BYTES
-    counts: list[int] = []
-    left = corpus.limit
-    for file in corpus.files:
-        with _damage_as_user_error(file):
-            if file.is_parquet:
-                with file.storage.filesystem.open_input_file(file.storage.path) as source:
-                    count = pq.ParquetFile(source).metadata.num_rows
-            elif estimate:
-                count = int(next(_line_counts(file), 0) * max(1.0, file.num_bytes / READ_BYTES))
-            else:
-                count = sum(_line_counts(file))
-        counts.append(count if left is None else min(count, left))
-        if left is not None:
-            left -= counts[-1]
-            if left == 0:
-                return FileCounts(tuple(counts), is_exact=True)
-    return FileCounts(tuple(counts), is_exact=not estimate)
+def _rows_of(file: CorpusFile) -> int:
+    with damage_as_user_error(file):
+        if file.is_parquet:
+            with file.storage.filesystem.open_input_file(file.storage.path) as source:
+                return int(pq.ParquetFile(source).metadata.num_rows)
+        # The raw stream tells how many compressed bytes the first lines take.
+        with file.storage.filesystem.open_input_file(file.storage.path) as raw:
+            codec = pa.Codec.detect(file.name).name if file.is_compressed else None
+            stream = pa.CompressedInputStream(raw, codec) if codec else raw
+            text = stream.read(PEEK_BYTES)
+            taken = raw.tell() if len(text) == PEEK_BYTES else file.num_bytes
+        lines = sum(1 for line in text.split(b"\n") if line.strip())
+        return round(lines * max(1.0, file.num_bytes / max(1, taken)))
 
 
 @contextmanager
-def _damage_as_user_error(file: CorpusFile) -> Iterator[None]:
+def damage_as_user_error(file: CorpusFile) -> Iterator[None]:
+    """Raise UserError for a file that cannot be read."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"--input: {file.name} cannot be read: {error}") from None
-
-
-def _line_counts(file: CorpusFile) -> Iterator[int]:
-    """Lines in each piece of a file. A blank line is not a row."""
-    with file.storage.filesystem.open_input_stream(file.storage.path, compression="detect") as stream:
-        rest = b""
-        while chunk := stream.read(READ_BYTES):
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield sum(1 for line in lines if line.strip())
-        if rest.strip():
-            yield 1
 
 
 def _check_columns(corpus: Corpus) -> None:
@@ -186,7 +164,7 @@ def _check_columns(corpus: Corpus) -> None:
 
 def _columns_of(corpus: Corpus) -> set[str]:
     file = corpus.files[0]
-    with _damage_as_user_error(file):
+    with damage_as_user_error(file):
         if file.is_parquet:
             with file.storage.filesystem.open_input_file(file.storage.path) as source:
                 return set(pq.ParquetFile(source).schema_arrow.names)

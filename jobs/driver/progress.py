@@ -10,19 +10,26 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from actors.runs.records import RecordStore, Totals
+from actors.errors import StorageLost
+from actors.runs.folder import RunFolder
+from actors.runs.records import RecordStore
+from actors.runs.totals import Totals
+from jobs.driver import cluster
 from jobs.driver.inputs import RowCount
 from jobs.reports.parts import clock
 
 POLL_SECONDS: Final = 2.0
-LOG_EVERY_SECONDS: Final = 60.0
+LOG_EVERY_SECONDS: Final = 60
+CHECK_EVERY_SECONDS: Final = 30
 
 
 class Progress:
-    """A context that shows `line()` from a thread of its own."""
+    """A context that shows `line()` from a thread of its own, and now and then what `complaint()` returns."""
 
-    def __init__(self, line: Callable[[], str]) -> None:
+    def __init__(self, line: Callable[[], str], complaint: Callable[[], str | None] = lambda: None) -> None:
+        self._told = ""
         self._line = line
+        self._complaint = complaint
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -40,23 +47,63 @@ class Progress:
             self._log()
             return
         with Live(console=console, transient=True, auto_refresh=False) as live:
+            checked = time.monotonic()
             while True:
-                live.update(Text(self._line(), no_wrap=True, overflow="ellipsis"), refresh=True)
+                live.update(Text(self._now(), no_wrap=True, overflow="ellipsis"), refresh=True)
                 if self._stop.wait(POLL_SECONDS):
                     return
+                if time.monotonic() - checked >= CHECK_EVERY_SECONDS:
+                    checked = time.monotonic()
+                    if text := self._complaint():
+                        live.console.print(text, highlight=False)
 
     def _log(self) -> None:
-        while not self._stop.wait(LOG_EVERY_SECONDS):
-            print(self._line(), file=sys.stderr, flush=True)
+        number = 0
+        while not self._stop.wait(CHECK_EVERY_SECONDS):
+            number += 1
+            if text := self._complaint():
+                print(text, file=sys.stderr, flush=True)
+            if number % (LOG_EVERY_SECONDS // CHECK_EVERY_SECONDS) == 0:
+                print(self._now(), file=sys.stderr, flush=True)
+
+    def _now(self) -> str:
+        """The line, or the last one if the storage does not answer now."""
+        try:
+            self._told = self._line()
+        except (OSError, StorageLost) as error:
+            return f"{self._told}  storage does not answer: {' '.join(str(error).split())}"
+        return self._told
+
+
+class Watch:
+    """Looks for what keeps a run from going on: no room for its actors, or a storage that cannot be written."""
+
+    def __init__(self, run: RunFolder, ask: cluster.Ask, least: int) -> None:
+        self._run = RunFolder(run.root.hasty())
+        self._ask = ask
+        self._least = least
+
+    def __call__(self) -> str | None:
+        """One line, or None if nothing is wrong."""
+        if short := cluster.shortage(self._ask, self._least):
+            return f"waiting: {short}"
+        try:
+            self._run.probe.write_bytes(b"")
+        except OSError as error:
+            return f"cannot write to {self._run.path}, waiting: {' '.join(str(error).split())}"
+        return None
 
 
 class RowsLine:
     """The progress line of a corpus run: rows committed so far."""
 
-    def __init__(self, store: RecordStore, rows: RowCount, describe: Callable[[Totals], list[str]]) -> None:
+    def __init__(
+        self, store: RecordStore, rows: RowCount, session: str, describe: Callable[[Totals], list[str]]
+    ) -> None:
         self._store = store
         self._describe = describe
         self._rows = rows
+        self._session = session
         self._before = store.totals().num_rows  # by earlier sessions, which do not count for this one's speed
         self._started = time.monotonic()
 
@@ -71,7 +118,8 @@ class RowsLine:
             left = max(0, self._rows.num_rows - totals.num_rows) / rate
             parts += [f"{rate:,.1f} rows/s" if rate < 100 else f"{rate:,.0f} rows/s", f"ETA {clock(left)}"]
         else:
-            parts.append(f"starting, {clock(seconds)}")
+            num_workers = self._store.num_workers(self._session)
+            parts.append(f"starting, {clock(seconds)}, {num_workers or 'no'} actors at work yet")
         parts += self._describe(totals)
         parts.append(f"{totals.statuses['quarantined']:,} quarantined")
         return "  ".join(parts)

@@ -42,7 +42,7 @@ class _Survey:
 
 def build(run: RunFolder) -> Report:
     """Facts, plots and the disagreements."""
-    store = RecordStore(run.rows)
+    store = RecordStore(run)
     survey = _survey(store)
     totals = store.totals()
     survey.num_problems = totals.num_rows

@@ -16,9 +16,10 @@ from jinja2 import Environment, FunctionLoader
 from markupsafe import Markup
 
 from actors.errors import UserError
+from actors.runs.commits import Commit
 from actors.runs.folder import RunFolder
 from actors.runs.manifest import Manifest
-from actors.runs.records import Commit, RecordStore
+from actors.runs.records import RecordStore
 from algorithms.row_errors import REASONS
 from jobs.reports import plots
 from jobs.reports.parts import clock
@@ -35,7 +36,7 @@ def write_report(output: RunFolder, manifest: Manifest) -> dict[str, Any]:
         **report.facts,
     }
     if output.rows.exists():
-        facts["throughput"] = _throughput(RecordStore(output.rows).commits(), manifest)
+        facts["throughput"] = _throughput(RecordStore(output).commits(), manifest)
         drawn["throughput"] = plots.throughput(facts["throughput"])
     loader = FunctionLoader(lambda name: (files(__package__) / name).read_text("utf-8"))
     page = (

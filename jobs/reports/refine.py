@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 
 from actors.runs.folder import RunFolder
 from actors.runs.record_kinds import REFINEMENT
-from actors.runs.records import RecordStore, Totals
+from actors.runs.records import RecordStore
+from actors.runs.totals import Totals
 from jobs.reports import plots
 from jobs.reports.parts import BUCKETS_PER_DECADE, Report, Reservoir, count_lengths, count_reasons, records_at
 
@@ -37,7 +38,7 @@ class _Survey:
 
 def build(run: RunFolder) -> Report:
     """Facts, plots and examples, in bounded memory."""
-    store = RecordStore(run.rows)
+    store = RecordStore(run)
     survey = _survey(store)
     drawn = {"removed": _plot_removed(survey), "ratio": _plot_ratio(survey), "tokens": _plot_tokens(survey)}
     examples = [_example(record) for record in records_at(store, survey.examples.rows)]

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from actors.runs.folder import RunFolder
-from actors.runs.records import RecordStore, Totals
+from actors.runs.records import RecordStore
+from actors.runs.totals import Totals
 from jobs.reports import plots
 from jobs.reports.parts import BUCKETS_PER_DECADE, Report, Reservoir, count_lengths, count_reasons, records_at
 
@@ -29,7 +30,7 @@ class _Survey:
 
 def build(run: RunFolder) -> Report:
     """Facts, the plot of lengths, and some samples."""
-    store = RecordStore(run.rows)
+    store = RecordStore(run)
     survey = _survey(store)
     drawn = {"lengths": _plot_lengths(survey)}
     shown = {"examples": list(records_at(store, survey.examples.rows))}

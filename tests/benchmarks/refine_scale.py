@@ -30,7 +30,7 @@ def run_once(source, output, num_actors, seconds_per_pass, token_budget):
     """Refine once in this process and print what was measured. The parent starts it as a process of its own."""
     config = refine.RefineConfig(input=str(source), output=str(output), num_actors=str(num_actors), unmerged="drop")
     refine.run(config, functools.partial(TableScorer, seconds_per_pass, token_budget))
-    commits = RecordStore(open_run_folder(str(output)).rows).commits()
+    commits = RecordStore(open_run_folder(str(output))).commits()
     # The clock starts at the first commit, so the rows in that commit do not count.
     seconds = commits[-1].committed_at - commits[0].committed_at
     rows = sum(commit.totals.num_rows for commit in commits[1:])

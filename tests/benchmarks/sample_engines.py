@@ -29,7 +29,7 @@ def sample(engine, rows, max_tokens, output):
     started = time.perf_counter()
     subprocess.run([sys.executable, "-m", *map(str, args), *flags], cwd=ROOT, check=True)
     seconds = time.perf_counter() - started
-    store = RecordStore(open_run_folder(output).rows)
+    store = RecordStore(open_run_folder(output))
     commits = store.commits()
     steady = sum(commit.totals.sums["num_tokens"] for commit in commits[1:])
     facts = json.loads((Path(output) / "report.json").read_text())

@@ -3,9 +3,8 @@ import json
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
-from actors.runs.corpus import Corpus, CorpusFile, CorpusSource, file_id_hashes, read_tables, repeated_ids
+from actors.runs.corpus import Corpus, CorpusFile, Part, id_hashes, repeated_ids
 from actors.runs.storage import open_storage
 
 
@@ -15,7 +14,8 @@ def corpus_of(*paths, **settings):
 
 
 def rows_of(corpus, rows_per_block=10):
-    tables = list(read_tables(corpus, rows_per_block))
+    parts = [Part(number) for number in range(len(corpus.files))]
+    tables = [table for part in parts for table in corpus.only(part.file).tables(part, rows_per_block)]
     assert all(0 < table.num_rows <= rows_per_block for table in tables)
     return [row for table in tables for row in table.to_pylist()]
 
@@ -60,15 +60,6 @@ def test_parquet_with_text_that_is_not_utf8(tmp_path):
     assert json.loads(broken["source"])["question"] == "\\xff\\xfe"
 
 
-@pytest.mark.parametrize("limit", [1, 3, 4, 5, 99])
-def test_the_limit_counts_rows_over_files(tmp_path, limit):
-    for name in ("a.jsonl", "b.jsonl"):
-        (tmp_path / name).write_text("\n".join(json.dumps(GOOD) for _ in range(4)))
-    corpus = corpus_of(tmp_path / "a.jsonl", tmp_path / "b.jsonl", limit=limit)
-    assert len(rows_of(corpus, rows_per_block=3)) == min(limit, 8)
-    assert len(CorpusSource(corpus, 3).get_read_tasks(1)) == 1
-
-
 def test_compressed_lines_are_read(tmp_path):
     import gzip
 
@@ -82,7 +73,7 @@ def test_the_first_row_with_an_id_keeps_it(tmp_path):
     path = tmp_path / "c.jsonl"
     path.write_text("\n".join(json.dumps(GOOD | {"key": each}) for each in ids))
     corpus = corpus_of(path, id_column="key")
-    repeated = repeated_ids([(path.name, *file_id_hashes(corpus.files[0], "key", None))])
+    repeated = repeated_ids([(0, *id_hashes(corpus.files[0], Part(0), "key"))], [path.name])
     assert repeated == {0: {2: "c.jsonl:0", 5: "c.jsonl:1", 7: "c.jsonl:0"}}
     rows = rows_of(corpus_of(path, id_column="key", repeated=repeated))
     assert [(row["id"], row["reason"]) for row in rows] == [
@@ -98,12 +89,12 @@ def test_the_first_row_with_an_id_keeps_it(tmp_path):
 
 
 def test_repeated_ids_over_files():
-    def part(name, *hashes):
-        return name, np.arange(len(hashes)), np.asarray(hashes, dtype=np.uint64)
+    names = ["a", "b", "c", "d"]
 
-    assert repeated_ids([part("a", 5, 6), part("b", 6, 7, 8), part("c"), part("d", 8, 6)]) == {
-        1: {0: "a:1"},
-        3: {0: "b:2", 1: "a:1"},
-    }
-    assert repeated_ids([]) == {}
-    assert repeated_ids([part("a", 1)]) == {}
+    def part(file, first, *hashes):
+        return file, np.arange(first, first + len(hashes)), np.asarray(hashes, dtype=np.uint64)
+
+    found = repeated_ids([part(0, 0, 5, 6), part(1, 0, 6, 7), part(1, 2, 8), part(2, 0), part(3, 0, 8, 6)], names)
+    assert found == {1: {0: "a:1"}, 3: {0: "b:2", 1: "a:1"}}
+    assert repeated_ids([], names) == {}
+    assert repeated_ids([part(0, 0, 1)], names) == {}

@@ -2,15 +2,17 @@
 
 import asyncio
 import multiprocessing
+from collections import Counter
 from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 
-from actors.errors import EngineDied
+from actors.errors import EngineDied, UserError
 from actors.runs.corpus import CHAIN_SCHEMA
 from actors.runs.folder import open_run_folder
-from actors.runs.ledger import EXIT_ENGINE_DIED, Ledger
+from actors.runs.journal import read_notes
+from actors.runs.ledger import EXIT_STATUS, Ledger
 from actors.runs.record_kinds import REFINEMENT
 from actors.runs.session import begin_session
 from tests.fixtures.rows import chain_row
@@ -19,10 +21,10 @@ from tests.fixtures.runs import records
 UNCHANGED = {"status": "unchanged", "reason": "one_step"}
 
 
-def open_ledger(folder):
+def open_ledger(folder, capacity=100):
     run = open_run_folder(str(folder))
     begin_session(run, "s")
-    return Ledger(run, "s", REFINEMENT)
+    return Ledger(run, "s", REFINEMENT, capacity)
 
 
 def table_of(*numbers):
@@ -56,19 +58,76 @@ def test_a_finished_row_waits_for_less_than_a_minute_in_a_long_run(tmp_path, mon
     assert set(records(tmp_path)) == {"r1", "r2", "r3"}
 
 
-def test_an_error_ends_the_batch_after_finished_rows_are_committed(tmp_path):
+def test_an_error_that_the_user_must_mend_ends_the_batch_after_finished_rows_are_committed(tmp_path):
     ledger = open_ledger(tmp_path)
 
     async def work(row):
         if row["id"] == "r2":
             await asyncio.sleep(0.05)
-            raise RuntimeError("device lost")
+            raise UserError("the key is wrong")
         ledger.finish(row, UNCHANGED)
 
-    with pytest.raises(RuntimeError, match="device lost"):
+    with pytest.raises(UserError, match="the key is wrong"):
         asyncio.run(ledger.process(table_of(1, 2), work))
     assert set(records(tmp_path)) == {"r1"}
     assert list((tmp_path / "_journal").iterdir()) == []  # the process is alive, so nobody is a suspect
+
+
+def test_a_row_that_raises_is_tried_again_and_then_quarantined(tmp_path):
+    ledger, tries = open_ledger(tmp_path), Counter()
+
+    async def work(row):
+        tries[row["id"]] += 1
+        if row["id"] == "always" or (row["id"] == "once" and tries["once"] == 1):
+            await asyncio.sleep(0.5)
+            raise KeyError("no such thing")
+        ledger.finish(row, UNCHANGED)
+
+    rows = [chain_row(1) | {"id": name} for name in ("fine", "once", "always")]
+
+    async def all_rows():
+        await ledger.process(table_of(1), work)  # a process that has not finished a row yet may itself be broken
+        await ledger.process(pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA), work)
+
+    asyncio.run(all_rows())
+    found = records(tmp_path)
+    assert {name: found[name]["reason"] for name in ("fine", "once", "always")} == {
+        "fine": "one_step", "once": "one_step", "always": "raised: KeyError: 'no such thing'",
+    }  # fmt: skip
+    assert tries == {"r1": 1, "fine": 1, "once": 2, "always": 2}
+
+
+def test_no_more_rows_are_at_work_than_the_worker_can_hold(tmp_path):
+    ledger = open_ledger(tmp_path, capacity=5)
+    at_work, most = set(), []
+
+    async def work(row):
+        at_work.add(row["id"])
+        most.append(len(at_work))
+        await asyncio.sleep(0.01)
+        at_work.discard(row["id"])
+        ledger.finish(row, UNCHANGED)
+
+    async def several():
+        await asyncio.gather(*(ledger.process(table_of(*range(first, first + 20)), work) for first in (0, 20, 40)))
+
+    asyncio.run(several())
+    assert len(records(tmp_path)) == 60
+    assert max(most) == 5
+
+
+def test_a_batch_of_a_dead_worker_is_not_done_again_by_another(tmp_path):
+    first, second = open_ledger(tmp_path), open_ledger(tmp_path)
+
+    async def work(row):
+        first.finish(row, UNCHANGED)
+
+    async def never(row):
+        raise AssertionError("it is committed")
+
+    asyncio.run(first.process(table_of(1, 2), work))
+    [stats] = asyncio.run(second.process(table_of(1, 2), never)).to_pylist()
+    assert stats == {"num_rows": 2, "num_done_before": 2}
 
 
 def lose_the_engine(folder):
@@ -89,6 +148,8 @@ def test_a_dead_engine_ends_the_process_with_finished_rows_committed_and_the_oth
     process = multiprocessing.get_context("spawn").Process(target=lose_the_engine, args=(tmp_path,))
     process.start()
     process.join(120)
-    assert process.exitcode == EXIT_ENGINE_DIED
+    assert process.exitcode == EXIT_STATUS
     assert set(records(tmp_path)) == {"r1"}
-    assert len(list((tmp_path / "_journal").iterdir())) == 1
+    [note] = read_notes(open_run_folder(str(tmp_path)).journal)
+    assert set(note.ids) == {"r1", "r2", "r3"}
+    assert note.error == "EngineDied: the engine's process has died"

@@ -1,0 +1,15 @@
+"""The nodes of the cluster that a worker runs on. Without Ray there is one nameless node, which lives."""
+
+import ray
+
+
+def this_node() -> str:
+    """The id of this process's node."""
+    return ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+
+
+def dead_nodes() -> frozenset[str]:
+    """The ids of the nodes that left the cluster: failed, taken away or drained."""
+    if not ray.is_initialized():
+        return frozenset()
+    return frozenset(node["NodeID"] for node in ray.nodes() if not node["Alive"])

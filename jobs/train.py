@@ -213,14 +213,14 @@ def run(config: TrainConfig) -> int:
         print(f"{counts.train:,} examples, {plan.num_steps:,} steps; workers are starting", flush=True)
         workers = replace(workers, most=min(most, counts.train))  # a worker without an example would have nothing to do
         with Progress(StepsLine(output, plan)):
-            stopped = training_fit.fit(plan, workers, output, session, counts.sizes)
+            stopped = training_fit.fit(plan, workers, output, session, counts)
     if stopped is not None:
         print(f"{JOB}: stopped at {stopped}", file=sys.stderr)
         page.write_report(output, record)
         training_fit.write_events(output)
         return 1
     record.status = "finished"
-    record.totals = asdict(counts)
+    record.totals = counts.totals
     record.sessions[-1].finished_at = time.time()
     record.save(output)
     output.session.delete_file()

@@ -5,14 +5,19 @@ is seen equally often, and step k is the same whether or not the run was interru
 sorted by length before they are cut into micro-batches: this saves padding and leaves the gradient unchanged.
 """
 
+import queue
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+
+MADE_AHEAD: Final = 3  # micro-batches
 
 
 class StepSampler:
@@ -49,16 +54,37 @@ class StepSampler:
             number += 1
 
 
+class Rows:
+    """The rows of a table by their indices, as Python objects. Keeps the table's chunks as they are.
+
+    `Table.take` would copy a table of several chunks whole, and could not do so for more than 2**31 tokens.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self._chunks = table.to_batches()
+        self._ends = np.cumsum([chunk.num_rows for chunk in self._chunks])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        for index, number in zip(indices, np.searchsorted(self._ends, indices, side="right"), strict=True):
+            chunk = self._chunks[number]
+            rows += chunk.slice(index - (self._ends[number] - chunk.num_rows), 1).to_pylist()
+        return rows
+
+
 Collate = Callable[[Sequence[dict[str, Any]], Sequence[int], int], dict[str, Tensor]]
 
 
-def loader(examples: pa.Table, sampler: Any, collate: Collate, pad_id: int) -> "DataLoader[Any]":
-    """The micro-batches of a table of EXAMPLE_SCHEMA."""
+def loader(rows: Rows, sampler: Any, collate: Collate, pad_id: int) -> "DataLoader[Any]":
+    """The micro-batches of rows of EXAMPLE_SCHEMA."""
 
     def fetch(indices: list[int]) -> dict[str, Tensor]:
-        return collate(examples.take(indices).to_pylist(), indices, pad_id)
+        return collate(rows[indices], indices, pad_id)
 
-    return DataLoader(_Indices(examples.num_rows), batch_sampler=sampler, collate_fn=fetch)
+    return DataLoader(_Indices(len(rows)), batch_sampler=sampler, collate_fn=fetch)
 
 
 class _Indices(torch.utils.data.Dataset[int]):
@@ -72,3 +98,54 @@ class _Indices(torch.utils.data.Dataset[int]):
 
     def __getitem__(self, index: int) -> int:
         return index
+
+
+class Ahead(Iterator[Any]):
+    """The items of an iterator, up to `most` of them made by a thread before they are asked for.
+
+    Order and items are those of the iterator. An exception in it is raised where its item would have come. The thread
+    ends after the last item, after an exception, at `close`, and when this object is gone.
+    """
+
+    def __init__(self, items: Iterator[Any], most: int = MADE_AHEAD) -> None:
+        self._made: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._room = threading.Semaphore(most)
+        self._is_over = threading.Event()
+        # The thread must not hold this object, or nothing would ever end it.
+        state = items, self._made, self._room, self._is_over
+        self._thread = threading.Thread(target=_make, args=state, name="batches", daemon=True)
+        self._thread.start()
+        weakref.finalize(self, _end, self._room, self._is_over)
+
+    def __next__(self) -> Any:
+        if self._is_over.is_set():
+            raise StopIteration
+        item, error = self._made.get()
+        if error is not None:
+            self.close()
+            raise error
+        self._room.release()
+        return item
+
+    def close(self) -> None:
+        """End the thread, and wait until it has ended."""
+        _end(self._room, self._is_over)
+        self._thread.join()
+
+
+def _make(
+    items: Iterator[Any], made: "queue.SimpleQueue[Any]", room: threading.Semaphore, is_over: threading.Event
+) -> None:
+    try:
+        while True:
+            room.acquire()
+            if is_over.is_set():
+                return
+            made.put((next(items), None))
+    except BaseException as error:  # noqa: BLE001  whatever it is, StopIteration too, `__next__` raises it
+        made.put((None, error))
+
+
+def _end(room: threading.Semaphore, is_over: threading.Event) -> None:
+    is_over.set()
+    room.release()

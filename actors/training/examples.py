@@ -10,12 +10,10 @@ from dataclasses import asdict, fields
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jinja2 import TemplateError
 
 from actors.models.source import ModelSource, encode_prompt
 from actors.runs.corpus import Corpus
-from actors.runs.storage import Storage
 from algorithms.lessons import Example, Lesson, UnusedRow, View, place, problem_key, read_lessons, record_id
 from algorithms.prompts import PromptStyle
 
@@ -66,12 +64,6 @@ def read_files(batch: dict[str, Any], corpora: tuple[Corpus, ...]) -> Iterator[p
     for number in batch["id"]:
         which, corpus, index = numbered[int(number)]
         yield from _lessons(corpus, index, f"{which}/" if len(corpora) > 1 else "")
-
-
-def read_examples(batch: dict[str, Any], files: list[str], storage: Storage, part: str) -> Iterator[pa.Table]:
-    """The examples of a part in the files with the indices in `batch["id"]`, as tables of EXAMPLE_SCHEMA."""
-    for number in batch["id"]:
-        yield pq.read_table(files[int(number)], filesystem=storage.filesystem, filters=[("part", "=", part)])
 
 
 def _lessons(corpus: Corpus, index: int, prefix: str) -> Iterator[pa.Table]:

@@ -2,7 +2,7 @@
 
 The Trainer brings the loop, mixed precision, clipping, the schedule, checkpoints and DDP. This module adds the order of
 the data, the loss with its normalisation over the whole step, the check for losses that are not finite, and FSDP of the
-base model.
+base model (`actors.training.sharding`).
 """
 
 import itertools
@@ -15,8 +15,6 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from transformers import (
     Trainer,
@@ -29,10 +27,12 @@ from transformers import (
 
 from actors.errors import NonFiniteLoss
 from actors.models.source import ModelSource
-from actors.training.batches import StepSampler, loader
+from actors.training.batches import Ahead, Rows, StepSampler, loader
+from actors.training.sharding import named_tensors, shard_base, weightless
 from algorithms.methods import METHODS, AdapterPlan, LossOptions, Method
 
 EVALUATED_BATCHES: Final = 64
+BEFORE_FIRST_STEP: Final = "before its first step"
 Sharding = Literal["none", "fsdp"]
 
 
@@ -99,16 +99,20 @@ class AdapterTrainer(Trainer):
     ) -> None:
         self._plan = plan
         self._method: Method = METHODS[plan.method]
-        self._examples = examples.combine_chunks()  # `take` copies a table of several chunks as a whole
+        self._examples = examples
+        self._rows = Rows(examples)
         self._validation = validation
+        self._ahead: Ahead | None = None
+        self._first_step = 0
         self._tally = _Tally()
         self._report = on_log
         if plan.num_threads:
             torch.set_num_threads(plan.num_threads)
+        args = _arguments(plan, folder, world_size)
         set_seed(plan.seed)
         self._pad_id = plan.model.pad_id
-        model = build_model(plan)
-        super().__init__(model=model, args=_arguments(plan, folder, world_size), callbacks=[_Hooks(self, on_save)])
+        model = build_model(plan, args.device)
+        super().__init__(model=model, args=args, callbacks=[_Hooks(self, on_save)])
         self.model_accepts_loss_kwargs = True  # the loss is already scaled for accumulation
         self.loss_is_scaled_for_ga = True
 
@@ -116,6 +120,23 @@ class AdapterTrainer(Trainer):
     def has_validation(self) -> bool:
         """Whether there are validation examples. The same on all ranks."""
         return self._validation is not None
+
+    def train(self, *arguments: Any, **named: Any) -> Any:
+        """Train as transformers' Trainer does. An exception gets a note that says in which step it came."""
+        try:
+            return super().train(*arguments, **named)
+        except Exception as error:
+            step = self.state.global_step
+            error.add_note(f"in step {step + 1}" if step > self._first_step else BEFORE_FIRST_STEP)
+            raise
+        finally:
+            if self._ahead is not None:
+                self._ahead.close()
+                self._ahead = None
+
+    def begin(self) -> None:
+        """Called when training begins or resumes."""
+        self._first_step = self.state.global_step
 
     def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
         """DDP, here because accelerate rejects a sharded base. DDP does not have to know about the sharding."""
@@ -133,13 +154,15 @@ class AdapterTrainer(Trainer):
             self._plan.num_steps,
             self._plan.seed,
         )
-        return loader(self._examples, sampler, self._method.collate, self._pad_id)
+        return loader(self._rows, sampler, self._method.collate, self._pad_id)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
         """The micro-batches of a step, and the number of items in it: the mean over the ranks."""
-        batches = list(itertools.islice(epoch_iterator, num_batches))
+        if self._ahead is None:  # all steps are one epoch
+            self._ahead = Ahead(epoch_iterator)
+        batches = list(itertools.islice(self._ahead, num_batches))
         counts = torch.tensor(float(sum(self._method.num_items(batch) for batch in batches)), device=device)
         self._tally.tokens += sum(int(batch["attention_mask"].sum()) for batch in batches)
         return batches, self.accelerator.reduce(counts, reduction="mean")
@@ -220,15 +243,16 @@ class AdapterTrainer(Trainer):
         A DataLoader would draw from dropout's random generator, so evaluation would change the adapter.
         """
         assert self._validation is not None, "evaluation runs only if there is validation data"
+        rows = Rows(self._validation)
         order = self._validation["num_tokens"].to_numpy().argsort(kind="stable").tolist()
         size = self._plan.micro_batch
         parts = [order[first : first + size] for first in range(0, len(order), size)]
         parts = parts[:: max(1, math.ceil(len(parts) / EVALUATED_BATCHES))]
         most = self.accelerator.gather(torch.tensor([len(parts)], device=self.args.device)).max()
         for part in parts:
-            yield self._method.collate(self._validation.take(part).to_pylist(), part, self._pad_id), True
+            yield self._method.collate(rows[part], part, self._pad_id), True
         for _ in range(int(most) - len(parts)):
-            yield self._method.collate(self._examples.take([0]).to_pylist(), [0], self._pad_id), False
+            yield self._method.collate(self._rows[[0]], [0], self._pad_id), False
 
 
 class _Hooks(TrainerCallback):
@@ -243,6 +267,7 @@ class _Hooks(TrainerCallback):
     ) -> None:
         """Log and save as often as this command asks, not as the checkpoint's command did."""
         state.logging_steps, state.save_steps = int(args.logging_steps), int(args.save_steps)
+        self._trainer.begin()
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any
@@ -262,34 +287,25 @@ class _Hooks(TrainerCallback):
         self._on_save(state.global_step, Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
-def build_model(plan: TrainingPlan) -> Any:
-    """The base model with what the method trains. Raises ValueError if adapters or targets do not fit."""
+def build_model(plan: TrainingPlan, device: torch.device | None = None) -> Any:
+    """The base model with what the method trains, on `device` (a CPU's by default).
+
+    A sharded base is filled by all processes together. Raises ValueError if adapters or targets do not fit.
+    """
+    device = device or torch.device("cpu")
     method = METHODS[plan.method]
-    base = plan.model.load(plan.dtype, method.model_class)
-    frozen = set(base.parameters())
+    is_sharded = plan.sharding == "fsdp"
+    if is_sharded:
+        base = weightless(plan.model, plan.dtype, method.model_class, device)
+    else:
+        base = plan.model.load(plan.dtype, method.model_class, str(device) if device.type == "cuda" else None)
+    names = named_tensors(base)
     model: Any = method.build(base, plan.adapter)
     if plan.gradient_checkpointing:
         model.enable_input_require_grads()
-    if plan.sharding == "fsdp":
-        _shard_base(model, frozen, plan.device)
+    if is_sharded:
+        shard_base(model, names, lambda: plan.model.load(plan.dtype, method.model_class))
     return model
-
-
-def _shard_base(model: Any, frozen: set[torch.nn.Parameter], device: str) -> None:
-    """Shard the base: each process keeps a part of every weight, and a layer's weights are gathered while it computes.
-
-    Adapters are small and stay whole in all processes, and DDP reduces their gradients. So a checkpoint is the same
-    with and without sharding.
-    """
-    names = [name for name, weights in model.named_parameters(remove_duplicate=False) if weights in frozen]
-    mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
-    adapters = set(model.parameters()) - frozen
-    layers = model.get_base_model()._no_split_modules or ()
-    for module in model.modules():
-        if type(module).__name__ in layers:
-            fully_shard(module, mesh=mesh, ignored_params=adapters)
-    fully_shard(model, mesh=mesh, ignored_params=adapters)
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
 
 
 def _arguments(plan: TrainingPlan, folder: Path, world_size: int) -> TrainingArguments:

@@ -10,14 +10,11 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset
-
 from actors.models.source import ModelSource
 from actors.runs.corpus import Corpus
 from actors.runs.folder import RunFolder
-from actors.training.examples import MakeExamples, read_examples, read_files
+from actors.training.examples import MakeExamples, read_files
+from actors.training.shards import ExampleFile, count_files
 from actors.training.teacher import Teacher
 from algorithms.methods import METHODS
 from algorithms.prompts import PromptStyle
@@ -31,17 +28,23 @@ MAKERS_AT_MOST: Final = 16
 
 @dataclass(frozen=True)
 class ExampleCounts:
-    """The numbers of examples for training and validation, and the reasons why other rows are neither."""
+    """The numbers of examples for training and validation, in all and by file, and why other rows are neither."""
 
     train: int
     validation: int
     tokens: int
     unused: dict[str, int]
+    files: tuple[ExampleFile, ...]
 
     @property
     def sizes(self) -> dict[str, int]:
         """The number of rows in each part that is not empty."""
         return {part: size for part in ("train", "validation") if (size := getattr(self, part))}
+
+    @property
+    def totals(self) -> dict[str, Any]:
+        """The numbers for the manifest, which does not list files."""
+        return {name: value for name, value in asdict(self).items() if name != "files"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def prepare(
     """Write the examples, unless they are there. `teach` holds the arguments of `map_batches` for a `Teacher`."""
     folder = output.examples
     if output.examples_done.exists():
-        return ExampleCounts(**json.loads(output.examples_done.read_bytes()))
+        stored = json.loads(output.examples_done.read_bytes())
+        return ExampleCounts(**stored | {"files": tuple(ExampleFile(**file) for file in stored["files"])})
     import ray.data
     from ray.data import ActorPoolStrategy
 
@@ -95,31 +99,15 @@ def prepare(
     return counts
 
 
-def read_part(output: RunFolder, part: str) -> Any:
-    """The examples of a part (train or validation) as a Ray dataset, in order."""
-    import ray.data
-
-    files = _example_files(output)
-    read: Any = read_examples
-    return ray.data.range(len(files), override_num_blocks=len(files)).map_batches(
-        read, fn_kwargs={"files": files, "storage": output.root, "part": part}, batch_size=1
-    )
-
-
-def _example_files(output: RunFolder) -> list[str]:
-    return [info.path for info in output.examples.files() if info.path.endswith(".parquet")]
-
-
 def _count(output: RunFolder) -> ExampleCounts:
-    rows: Counter[str] = Counter()
+    counted = list(count_files(output.examples))
     unused: Counter[str] = Counter()
-    tokens = 0
-    files = _example_files(output)
-    if not files:
-        return ExampleCounts(0, 0, 0, {})
-    columns = ["part", "unused", "num_tokens"]
-    for batch in pa.dataset.dataset(files, filesystem=output.root.filesystem).to_batches(columns=columns):
-        rows.update(batch["part"].to_pylist())
-        unused.update(batch["unused"].drop_null().to_pylist())
-        tokens += pc.sum(batch["num_tokens"].filter(pc.equal(batch["part"], "train"))).as_py() or 0
-    return ExampleCounts(rows["train"], rows["validation"], tokens, dict(unused.most_common()))
+    for each in counted:
+        unused.update(each.unused)
+    return ExampleCounts(
+        sum(each.file.train for each in counted),
+        sum(each.file.validation for each in counted),
+        sum(each.tokens for each in counted),
+        dict(unused.most_common()),
+        tuple(each.file for each in counted),
+    )

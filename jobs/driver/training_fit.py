@@ -3,16 +3,17 @@
 import json
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from actors.errors import UserError
 from actors.runs.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TRAIN_STATE, RunFolder
-from actors.runs.metrics import read_metrics
+from actors.runs.metrics import read_last_metrics, read_metrics
 from actors.training.trainer import TrainingPlan
 from actors.training.worker import train_worker
-from jobs.driver import training_data
+from jobs.driver.attempts import Attempts
+from jobs.driver.training_data import ExampleCounts
 from jobs.reports.parts import clock
 
 
@@ -34,67 +35,39 @@ class StepsLine:
         self._file = run.metrics
         self._plan = plan
         self._started = time.monotonic()
-        self._before = max((line["step"] for line in read_metrics(self._file)), default=0)
+        last = read_last_metrics(self._file, "step")
+        self._before = last["step"] if last else 0
 
     def __call__(self) -> str:
         """The line now."""
         seconds = time.monotonic() - self._started
-        lines = [line for line in read_metrics(self._file) if "loss" in line]
-        if not lines:
+        line = read_last_metrics(self._file, "loss")
+        if line is None:
             return f"0/{self._plan.num_steps:,} steps  starting, {clock(seconds)}"
-        step, made = lines[-1]["step"], lines[-1]["step"] - self._before
-        parts = [f"{step:,}/{self._plan.num_steps:,} steps", f"loss {lines[-1]['loss']:.4f}"]
+        step, made = line["step"], line["step"] - self._before
+        parts = [f"{step:,}/{self._plan.num_steps:,} steps", f"loss {line['loss']:.4f}"]
         if made > 0:
             parts.append(f"ETA {clock((self._plan.num_steps - step) * seconds / made)}")
         return "  ".join(parts)
 
 
-def fit(plan: TrainingPlan, workers: Workers, output: RunFolder, session: str, sizes: dict[str, int]) -> str | None:
-    """Train to the last step, from the last checkpoint on, on the parts of the examples that `sizes` names.
+def fit(plan: TrainingPlan, workers: Workers, output: RunFolder, session: str, examples: ExampleCounts) -> str | None:
+    """Train to the last step, from the last checkpoint on.
 
-    Returns None, or the reason why training stopped early. Raises UserError if workers fail more often than allowed.
+    Returns None, or the reason why training stopped early. Raises UserError if workers fail more often than allowed,
+    or in a way that another attempt would repeat (`jobs.driver.attempts`).
     """
-    import ray.data
-    from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    class Interruptible(TorchTrainer):
-        """Leaves Ctrl-C to the command. Ray Train would exit with status 0, or with a stack trace."""
-
-        def _register_sigint_handler(self, controller: Any) -> None:
-            pass
+    import ray.train
 
     output.stopped.delete_file()
-    ray.data.DataContext.get_current().execution_options.preserve_order = True
-    # Read before the workers start. They may take every CPU, and reading would then wait for one for ever.
-    datasets: dict[str, Any] = {part: training_data.read_part(output, part).materialize() for part in sizes}
-    number: Any = workers.least if workers.least == workers.most else (workers.least, workers.most)
-    resources = {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}
-    trainer = Interruptible(
-        train_worker,
-        train_loop_config={"plan": plan, "run": output, "session": session, "sizes": sizes},
-        scaling_config=ScalingConfig(
-            num_workers=number,
-            use_gpu=workers.gpus > 0,
-            resources_per_worker=resources,
-        ),
-        run_config=RunConfig(
-            name=TRAIN_STATE,
-            storage_path=output.path,
-            storage_filesystem=output.root.filesystem,
-            failure_config=FailureConfig(max_failures=workers.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-        ),
-        datasets=datasets,
-        dataset_config=DataConfig(datasets_to_split=[]),  # each worker takes its own part, always the same one
-    )
-    drop_broken_state(output)
-    try:
-        result = trainer.fit()
-    except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
-        raise UserError(
-            f"training failed: {_cause(error)}; repeat the command to resume from the last checkpoint"
-        ) from None
+    attempts = Attempts(workers.max_failures)
+    result = None
+    while result is None:
+        drop_broken_state(output)
+        try:
+            result = _trainer(plan, workers, output, session, examples).fit()
+        except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
+            attempts.check(error)
     if output.stopped.exists():
         kept = f"the last checkpoint is {result.checkpoint.path}" if result.checkpoint else "there is no checkpoint"
         return f"{output.stopped.read_bytes().decode()}; {kept}"
@@ -105,17 +78,36 @@ def fit(plan: TrainingPlan, workers: Workers, output: RunFolder, session: str, s
     return None
 
 
-def _cause(error: BaseException) -> str:
-    """Why the first failed worker died: its own exception, or the last line of Ray's message."""
-    failures: dict[int, Any] = getattr(error, "worker_failures", {})
-    for failure in failures.values():
-        own = getattr(failure, "_base_exc", None)  # Ray Train wraps it to keep its traceback
-        if isinstance(own, UserError):
-            return str(own)
-        if own is not None:
-            return f"{type(own).__name__}: {' '.join(str(own).split())[:300]}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+def _trainer(plan: TrainingPlan, workers: Workers, output: RunFolder, session: str, examples: ExampleCounts) -> Any:
+    """One attempt. It goes on from the last checkpoint in the run's folder."""
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    class Interruptible(TorchTrainer):
+        """Leaves Ctrl-C to the command. Ray Train would exit with status 0, or with a stack trace."""
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            pass
+
+    number: Any = workers.least if workers.least == workers.most else (workers.least, workers.most)
+    patient = replace(output, root=output.root.patient())
+    settings = {"plan": plan, "run": patient, "session": session, "files": examples.files, "sizes": examples.sizes}
+    return Interruptible(
+        train_worker,
+        train_loop_config=settings,
+        scaling_config=ScalingConfig(
+            num_workers=number,
+            use_gpu=workers.gpus > 0,
+            resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})},
+        ),
+        run_config=RunConfig(
+            name=TRAIN_STATE,
+            storage_path=output.path,
+            storage_filesystem=output.root.filesystem,
+            failure_config=FailureConfig(max_failures=0),  # but any number of preempted nodes; `Attempts` counts
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
 
 
 def drop_broken_state(output: RunFolder) -> None:

@@ -19,7 +19,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from actors.errors import NonFiniteLoss
+from actors.errors import NonFiniteLoss, UserError
 from actors.models.source import ModelSource
 from actors.training.batches import StepSampler
 from actors.training.examples import EXAMPLE_SCHEMA, LESSON_SCHEMA, MakeExamples
@@ -355,6 +355,22 @@ def test_two_ranks_are_as_one_and_a_base_in_parts_changes_nothing(method, byte_m
     of_second = {row["id"] for row in examples.slice(4).to_pylist()}
     assert examples["id"][4].as_py() in named.split(", ")
     assert set(named.split(", ")) < of_second
+
+
+def test_a_base_whose_files_contradict_its_config_is_not_sharded(byte_model, tmp_path):
+    shutil.copytree(byte_model, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    plan = plan_of(
+        "sft", str(tmp_path / "model"), PLAN, num_steps=1, batch_size=1, micro_batch=1, learning_rate=1e-3,
+        warmup_steps=0, sharding="fsdp",
+    )  # fmt: skip
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(UserError, match=r"cannot be sharded: .*; set tie_word_embeddings to false"):
+            build_model(plan)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def free_port():

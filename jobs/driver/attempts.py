@@ -5,7 +5,7 @@ data or the code comes again, so it ends the run. Ray Train itself would try aga
 counts preempted nodes, which cost no attempt here.
 """
 
-from typing import Any, Final
+from typing import Final
 
 from actors.errors import EngineDied, StorageLost, UserError
 from actors.training.trainer import BEFORE_FIRST_STEP
@@ -27,9 +27,9 @@ class Attempts:
         It cannot succeed after a UserError; after a ValueError, TypeError, KeyError or AssertionError before the first
         step of the attempt; or after the same error as in the attempt before, in the same step.
         """
-        failures: dict[int, Any] = getattr(error, "worker_failures", {})
-        # Ray Train wraps a worker's own exception to keep its traceback. A dead worker has none.
-        own = [found for each in failures.values() if (found := getattr(each, "_base_exc", None)) is not None]
+        failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+        # Exceptions of workers are there as they were raised. For a dead worker there is one of Ray's.
+        own = [each for each in failures.values() if type(each).__module__.partition(".")[0] != "ray"]
         faults = [each for each in own if not _is_passing(each)]
         for fault in faults:
             is_mistake = isinstance(fault, MISTAKES) and _step(fault) in ("", BEFORE_FIRST_STEP)

@@ -5,7 +5,6 @@ import pickle
 import pytest
 from ray.exceptions import ActorDiedError
 from ray.train import WorkerGroupError
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from torch.distributed import DistBackendError
 
 from actors.errors import UserError
@@ -17,8 +16,7 @@ DEATH = ActorDiedError()
 
 def failed(*errors):
     """What Ray Train raises when its workers have failed, as it reaches the driver."""
-    workers = [each if each is DEATH else UserExceptionWithTraceback(each, "traceback") for each in errors]
-    return pickle.loads(pickle.dumps(WorkerGroupError("workers failed", dict(enumerate(workers)))))
+    return pickle.loads(pickle.dumps(WorkerGroupError("workers failed", dict(enumerate(errors)))))
 
 
 def noted(error, note):

@@ -302,6 +302,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(ray_session,
     assert (output / "report.html").exists()
 
 
+def test_a_mistake_in_a_worker_ends_the_run_at_the_first_attempt(ray_session, byte_model, tmp_path):
+    shutil.copytree(byte_model, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()  # only workers load weights
+    file = write_completions(tmp_path / "rows.jsonl", "AB")
+    complaint = "training failed: cannot load model .*; another attempt would fail too"
+    with pytest.raises(UserError, match=complaint) as refused:
+        run("sft", str(file), str(tmp_path / "model"), tmp_path / "run")
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize(("text", "is_kept"), [('{"checkpoint_results": []}', True), ('{"checkpoint_res', False)])
 def test_a_list_of_checkpoints_that_was_cut_in_the_middle_is_dropped(tmp_path, text, is_kept):
     output = open_run_folder(str(tmp_path))

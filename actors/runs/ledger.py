@@ -9,7 +9,6 @@ row.
 import asyncio
 import contextlib
 import logging
-import os
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -39,7 +38,7 @@ COMMIT_SECONDS_AT_LEAST: Final = 2.0
 POLL_SECONDS: Final = 0.2
 GROUPS: Final = 8  # notes for the rows that are at work at once
 WRITERS: Final = 8  # files that are written at once
-EXIT_STATUS: Final = 70  # of a worker's process that ends itself
+USERS_ERRORS: Final = (UserError, StorageLost, asyncio.CancelledError)  # of which no row is the cause
 
 Row = dict[str, Any]
 Begin = Callable[[list[Row]], None]
@@ -64,10 +63,12 @@ class Ledger:
         self._capacity = capacity
         self._places: asyncio.Semaphore | None = None
         self._gate: _Gate | None = None
+        self._admission = asyncio.Lock()
         self._num_waiting = 0  # groups that wait for places
         self._in_flight: dict[str, _Group] = {}
         self._finished: dict[str, list[tuple[Row, list[Row]]]] = {}  # shard -> rows with their records
-        self._has_finished = False  # any row, since the process began
+        self._is_proven = False  # the process has finished a row
+        self._doubtful: dict[str, Row] = {}  # rows that have raised once, and wait for that
         self._spent: dict[str, float] = {}
         self._spending = threading.Lock()  # models compute in threads
         self._tasks: set[asyncio.Task[None]] = set()
@@ -102,14 +103,17 @@ class Ledger:
         for shard in dict.fromkeys(row["shard"] for row in rows):
             committed |= await asyncio.to_thread(self._committed.of, shard)
         rows, more_twins = self._without_twins([row for row in rows if row["id"] not in committed])
-        suspects = {row["id"]: row for row in rows if self._journal.is_suspect(row["id"])}
-        for ids in self._journal.groups(list(suspects), self._capacity):
-            async with self._gate.alone():
-                await self._process_group(_Group([suspects[row_id] for row_id in ids], begin, alone=True))
-        others = [row for row in rows if row["id"] not in suspects]
-        size = max(1, self._capacity // GROUPS)
-        groups = [_Group(others[first : first + size], begin) for first in range(0, len(others), size)]
-        await asyncio.gather(*map(self._process_shared, groups))
+        groups = self._grouped(rows, begin)
+        self._in_flight.update((row["id"], group) for group in groups for row in group.rows)
+        try:
+            for group in groups:
+                if group.alone:
+                    async with self._gate.alone():
+                        await self._process_group(group)
+            await asyncio.gather(*(self._process_shared(group) for group in groups if not group.alone))
+        finally:
+            for row in rows:
+                self._in_flight.pop(row["id"], None)
         await asyncio.gather(*(twin.committed for twin in twins | more_twins))
         return pa.table({"num_rows": [table.num_rows], "num_done_before": [table.num_rows - len(rows)]})
 
@@ -124,6 +128,9 @@ class Ledger:
         self._finished.setdefault(row["shard"], []).append((row, [given | record for record in records]))
         assert self._places is not None, "rows at work hold places"
         self._places.release()
+        if not self._is_proven and records and records[0]["status"] != "quarantined":
+            self._is_proven = True
+            self._try_again()
 
     def quarantine(self, row: Row, error: RowError | str, **values: Any) -> None:
         """Hand in a row that cannot be worked on, with the reason."""
@@ -133,20 +140,29 @@ class Ledger:
     def raised(self, row: Row, error: Exception) -> None:
         """Hand in a row whose own work raised something unexpected. It is tried once more, then quarantined.
 
-        In a process that has not finished a row yet, the fault may be the process's: it ends, and the journal isolates
-        the row if it is the row's.
+        The second trial waits until another row is finished: before that the fault may be the process's. If every row
+        at work has raised, the process fails, and the journal isolates the row if it is a row's.
         """
         logger.error("row %s raised", row["id"], exc_info=error)
         group = self._in_flight.get(row["id"])
-        if group is None:
+        if group is None or row["id"] not in group.at_work:
             return
-        if row["id"] not in group.raised:
-            group.raised.add(row["id"])
-            group.begin([row])
-        elif self._has_finished or self._journal.is_convicted(row["id"]):
+        if row["id"] in group.raised:
             self.quarantine(row, RowError("raised", _described(error)))
-        else:
+            return
+        group.raised.add(row["id"])
+        self._doubtful[row["id"]] = row
+        at_work = {row_id for each in set(self._in_flight.values()) if each.has_begun for row_id in each.at_work}
+        if self._is_proven:
+            self._try_again()
+        elif at_work <= self._doubtful.keys():
             self._tasks.add(asyncio.create_task(self.fail(error)))
+
+    def _try_again(self) -> None:
+        doubtful, self._doubtful = self._doubtful, {}
+        for row_id, row in doubtful.items():
+            if row_id in self._in_flight:
+                self._in_flight[row_id].begin([row])
 
     def spend(self, **amounts: float) -> None:
         """Add to the cost of the work. The next commit's totals carry it."""
@@ -155,9 +171,10 @@ class Ledger:
                 self._spent[name] = self._spent.get(name, 0.0) + amount
 
     async def fail(self, error: BaseException) -> None:
-        """Commit what is finished. Then end every call in flight if the user must act, and otherwise the process.
+        """Commit what is finished, then end every call in flight with `error`.
 
-        The journal keeps the notes of a process that ends itself, so a row that is the cause is isolated.
+        Unless the user must act, the journal keeps its notes with the error as last words: the process cannot go on
+        (`actors.runs.worker`), and a row that is the cause is isolated.
         """
         if self._is_failing:  # every row in flight reports a dead engine; the first report does it all
             return
@@ -165,15 +182,23 @@ class Ledger:
         with contextlib.suppress(UserError, StorageLost, OSError):  # `error` says more than a failed commit
             await self._commit()
         self._is_failing = False
-        if isinstance(error, (UserError, StorageLost, asyncio.CancelledError)):
-            self._fail_all(error)
-            return
-        logger.error("the worker's process ends", exc_info=error)
-        for group in set(self._in_flight.values()):
-            if group.note is not None:
-                with contextlib.suppress(StorageLost, OSError):
-                    group.note.with_error(_described(error)).write()
-        os._exit(EXIT_STATUS)
+        if not isinstance(error, USERS_ERRORS):
+            for group in set(self._in_flight.values()):
+                if group.note is not None:
+                    with contextlib.suppress(StorageLost, OSError):
+                        await asyncio.to_thread(group.note.with_error(_described(error)).write)
+                    group.note = None
+        self._fail_all(error)
+
+    def _grouped(self, rows: list[Row], begin: Begin) -> list["_Group"]:
+        suspects = {row["id"]: row for row in rows if self._journal.is_suspect(row["id"])}
+        alone = self._journal.groups(list(suspects), self._capacity)
+        others = [row for row in rows if row["id"] not in suspects]
+        size = max(1, self._capacity // GROUPS)
+        return [
+            *(_Group([suspects[row_id] for row_id in ids], begin, alone=True) for ids in alone),
+            *(_Group(others[first : first + size], begin) for first in range(0, len(others), size)),
+        ]
 
     def _without_twins(self, rows: list[Row]) -> tuple[list[Row], set["_Group"]]:
         """The rows that are not in flight, and the groups of those that are."""
@@ -201,18 +226,19 @@ class Ledger:
 
     async def _process_group(self, group: "_Group") -> None:
         assert self._places is not None, "there are places for rows"
-        self._in_flight.update((row["id"], group) for row in group.rows)
         taken = 0
         try:
             self._num_waiting += 1
             try:
-                for _ in group.rows:
-                    await self._places.acquire()
-                    taken += 1
+                async with self._admission:  # one group after another: all of them with half their places is no use
+                    for _ in group.rows:
+                        await self._places.acquire()
+                        taken += 1
             finally:
                 self._num_waiting -= 1
             ids, shards = ([row[name] for row in group.rows] for name in ("id", "shard"))
             group.note = await asyncio.to_thread(self._journal.begin, ids, shards, group.alone)
+            group.has_begun = True
             group.begin(self._sound(group))
             if self._committer is None or self._committer.done():
                 self._committer = asyncio.create_task(self._commit_by_the_clock())
@@ -221,8 +247,8 @@ class Ledger:
             for _ in range(len(group.at_work) - (len(group.rows) - taken)):
                 self._places.release()
             for row in group.rows:
-                del self._in_flight[row["id"]]
-            if group.note is not None:  # after a failure as well: the process is alive, so its rows are no suspects
+                self._in_flight.pop(row["id"], None)
+            if group.note is not None:  # after an error of the user as well: the rows are no suspects
                 await asyncio.to_thread(self._journal.end, group.note)
 
     def _sound(self, group: "_Group") -> list[Row]:
@@ -252,13 +278,14 @@ class Ledger:
         num_rows = sum(len(rows) for rows in self._finished.values())
         if num_rows == 0:
             return False
-        if num_rows >= COMMIT_ROWS or not any(group.at_work for group in self._in_flight.values()):
+        begun = {group for group in self._in_flight.values() if group.has_begun}
+        if num_rows >= COMMIT_ROWS or not any(group.at_work for group in begun):
             return True
         # Commit often at first, so that a short run shows progress, and rarely later, so that files stay few. But Ray
         # gives no more rows while whole calls wait for their commit.
         now = time.monotonic()
         wait = min(COMMIT_SECONDS_AT_MOST, COMMIT_SECONDS_AT_LEAST + (now - self._started) / 20)
-        if self._num_waiting == 0 and any(not group.at_work for group in self._in_flight.values()):
+        if self._num_waiting == 0 and any(not group.at_work for group in begun):
             wait = COMMIT_SECONDS_AT_LEAST
         return now - self._last_commit >= wait
 
@@ -283,7 +310,6 @@ class Ledger:
         records = [record for _, mine in part for record in mine]
         arguments = (self._run.committed, commit, records, self._kind.schema)
         await asyncio.get_running_loop().run_in_executor(self._writers, write_records, *arguments)
-        self._has_finished = True
         self._metrics.count(commit.totals)
         for row, _ in part:
             if row["id"] in self._in_flight:  # not after a failure
@@ -298,6 +324,7 @@ class _Group:
         self.begin = begin
         self.alone = alone
         self.note: Note | None = None
+        self.has_begun = False
         self.at_work = {row["id"] for row in rows}
         self.raised: set[str] = set()
         self._uncommitted = len(rows)

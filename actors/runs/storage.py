@@ -82,9 +82,9 @@ class Storage:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Any]:
-        """A stream into this file, creating folders above it. Readers see the file when the context ends without an exception, and not before.
+        """A stream into this file, creating folders above it.
 
-        Not repeated: the caller holds the data.
+        Readers see the file when the context ends without an exception, and not before. Not repeated: the caller holds the data.
         """
         if not self._grows:
             stream = self.filesystem.open_output_stream(self.path)

@@ -10,9 +10,10 @@ import pytest
 
 from actors.errors import SessionLost, UserError
 from actors.refiner import Refiner
+from actors.runs import ledger
 from actors.runs.corpus import CHAIN_SCHEMA
 from actors.runs.folder import open_run_folder
-from actors.runs.journal import Journal
+from actors.runs.journal import Journal, read_notes
 from actors.runs.records import RecordStore
 from actors.runs.session import begin_session
 from algorithms.chains import Chain
@@ -81,7 +82,7 @@ def test_broken_rows_are_quarantined_and_rows_done_before_are_left_out(tmp_path)
 
 def test_rows_that_come_in_during_the_last_commit_are_not_forgotten(tmp_path, monkeypatch):
     actor = refiner(tmp_path)
-    commit = RecordStore.commit
+    write = ledger.write_records
     late = []
 
     def slow_commit(*arguments):
@@ -89,9 +90,9 @@ def test_rows_that_come_in_during_the_last_commit_are_not_forgotten(tmp_path, mo
         if not late:
             late.append(asyncio.run_coroutine_threadsafe(actor(table_of([chain_row(2)])), loop[0]))
             time.sleep(0.2)
-        return commit(*arguments)
+        return write(*arguments)
 
-    monkeypatch.setattr(RecordStore, "commit", slow_commit)
+    monkeypatch.setattr(ledger, "write_records", slow_commit)
     loop = []
 
     async def first_then_late():
@@ -151,7 +152,7 @@ def test_metrics_count_what_is_committed(tmp_path, monkeypatch):
 
     monkeypatch.setattr("ray.util.metrics.Counter.inc", inc)
     call(refiner(tmp_path), [chain_row(number) for number in range(20)], [chain_row(99, reason="no_steps")])
-    totals = RecordStore(open_run_folder(str(tmp_path)).rows).totals()
+    totals = RecordStore(open_run_folder(str(tmp_path))).totals()
     sums = {(f"sluice_{name}",): value for name, value in totals.sums.items() if value}
     assert counted == {
         **{("sluice_records", status): number for status, number in totals.statuses.items()},
@@ -170,8 +171,8 @@ def test_suspects_are_tried_alone_and_a_convict_is_quarantined(tmp_path):
     folder = open_run_folder(str(tmp_path)).journal
     folder.make_folder()
     journal = Journal(folder, "s")
-    for dead in (["r1"], ["r1"], [f"r{number}" for number in range(16)]):
-        journal.begin(dead)  # a process that dies leaves its note
+    for dead in (["r1"], ["r1"], *2 * [[f"r{number}" for number in range(16)]]):
+        journal.begin(dead, alone=len(dead) == 1)  # a process that dies leaves its note
     seen = []
 
     class Watcher(TableScorer):
@@ -194,9 +195,10 @@ def test_a_failing_scorer_fails_the_call_and_not_the_rows(tmp_path):
 
     with pytest.raises(RuntimeError, match="device lost"):
         call(refiner(tmp_path, Broken), [chain_row(1), chain_row(2, reason="no_steps")])
-    # What was finished is kept, and who was in flight is no suspect: the process lives.
+    # What was finished is kept, and the notes of what was in flight say why the process ends.
     assert set(records(tmp_path)) == {"r2"}
-    assert not list((tmp_path / "_journal").iterdir())
+    errors = {note.error for note in read_notes(open_run_folder(str(tmp_path)).journal)}
+    assert errors == {"RuntimeError: device lost"}
 
 
 def test_one_row_of_a_pass_that_raises_is_quarantined_and_the_others_are_refined(tmp_path):
@@ -270,10 +272,14 @@ def test_rows_are_taken_on_again_after_a_failure(tmp_path):
 
     rows = [chain_row(number) for number in range(30)]
     actor = refiner(tmp_path, functools.partial(FailsOnce, token_budget=256))
-    with pytest.raises(UserError, match="not now"):
-        call(actor, rows)
-    call(refiner(tmp_path), rows[:10])
-    call(actor, rows[10:])
+
+    async def again():
+        with pytest.raises(UserError, match="not now"):
+            await actor(table_of(rows))
+        await refiner(tmp_path)(table_of(rows[:10]))
+        await actor(table_of(rows[10:]))
+
+    asyncio.run(again())
     assert len(records(tmp_path)) == 30
 
 

@@ -1,7 +1,6 @@
 """When the ledger commits, and what becomes of rows when the work on them fails."""
 
 import asyncio
-import multiprocessing
 from collections import Counter
 from types import SimpleNamespace
 
@@ -12,7 +11,7 @@ from actors.errors import EngineDied, UserError
 from actors.runs.corpus import CHAIN_SCHEMA
 from actors.runs.folder import open_run_folder
 from actors.runs.journal import read_notes
-from actors.runs.ledger import EXIT_STATUS, Ledger
+from actors.runs.ledger import Ledger
 from actors.runs.record_kinds import REFINEMENT
 from actors.runs.session import begin_session
 from tests.fixtures.rows import chain_row
@@ -130,9 +129,8 @@ def test_a_batch_of_a_dead_worker_is_not_done_again_by_another(tmp_path):
     assert stats == {"num_rows": 2, "num_done_before": 2}
 
 
-def lose_the_engine(folder):
-    """In a process of its own: finish one row, then find the engine dead."""
-    ledger = open_ledger(folder)
+def test_an_error_of_the_process_leaves_notes_with_its_last_words(tmp_path):
+    ledger = open_ledger(tmp_path)
 
     async def work(row):
         if row["id"] == "r1":
@@ -141,15 +139,9 @@ def lose_the_engine(folder):
             await asyncio.sleep(0.05)
             raise EngineDied("the engine's process has died")
 
-    asyncio.run(ledger.process(table_of(1, 2, 3), work))
-
-
-def test_a_dead_engine_ends_the_process_with_finished_rows_committed_and_the_others_noted(tmp_path):
-    process = multiprocessing.get_context("spawn").Process(target=lose_the_engine, args=(tmp_path,))
-    process.start()
-    process.join(120)
-    assert process.exitcode == EXIT_STATUS
+    with pytest.raises(EngineDied):
+        asyncio.run(ledger.process(table_of(1, 2, 3), work))
     assert set(records(tmp_path)) == {"r1"}
-    [note] = read_notes(open_run_folder(str(tmp_path)).journal)
-    assert set(note.ids) == {"r1", "r2", "r3"}
-    assert note.error == "EngineDied: the engine's process has died"
+    notes = read_notes(open_run_folder(str(tmp_path)).journal)
+    assert {row_id for note in notes for row_id in note.ids} == {"r1", "r2", "r3"}
+    assert {note.error for note in notes} == {"EngineDied: the engine's process has died"}

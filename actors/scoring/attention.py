@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -38,6 +39,16 @@ class PassPart:
             return self.mask
         distance = self.query_depths[:, None] - self.key_depths
         return self.mask.masked_fill(distance >= sliding_window, float("-inf"))
+
+
+def mask_arrays(task: ForestTask, nodes: IntArray) -> tuple[IntArray, ...]:
+    """What the mask of some new nodes is made of, in the order in which the scorer takes them."""
+    forest, kept = task.forest, task.state.nodes
+    # Only kept nodes that are ancestors of new ones matter. `nodes` ascend, so an ancestor shows as a gap between
+    # the places of the node and of its subtree's end.
+    slots = np.flatnonzero(np.searchsorted(nodes, kept) < np.searchsorted(nodes, forest.subtree_end[kept]))
+    keys = np.concatenate([kept[slots], nodes])
+    return slots, nodes, keys, forest.subtree_end[keys], forest.depths[nodes], forest.depths[keys]
 
 
 def forest_attention(

@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.refine_cost       forest scoring against the plain loop and padded batches
     python -m tests.benchmarks.refine_scale      rows per second, driver memory, speed-up with actors (no model)
+    python -m tests.benchmarks.pass_loop         share of its time that a GPU computes, with a forward that sleeps
     python -m tests.benchmarks.refined_sft       students of refined, original and randomly shortened solutions
     python -m tests.benchmarks.sample_engines    tokens per second of transformers and vLLM
     python -m tests.benchmarks.grade_corpora     grades of the shared corpora beside the string rule's, time, memory

@@ -166,6 +166,11 @@ def test_the_examples_are_refined_without_a_quarantined_row(tmp_path, name):
     assert set(reasons(tmp_path / "run").values()) <= {"one_step", "all_critical", "nothing_removable"}
 
 
+def test_a_scorer_on_several_gpus_is_refused():
+    with pytest.raises(ValueError, match="--gpus-per-actor 2: a scorer computes on one GPU"):
+        refine.RefineConfig(input="c.jsonl", output="run", gpus_per_actor=2)
+
+
 def test_a_dry_run_projects_and_keeps_nothing(tmp_path, capsys):
     source = write_problems(tmp_path / "c.jsonl", 200)
     flags = {"input": str(source), "output": str(tmp_path / "run"), "gpus_per_actor": 0.0}

@@ -134,6 +134,7 @@ def test_the_death_of_the_engine_ends_the_process_of_its_worker_with_status_70(t
         ("--max-model-len 9", "--max-model-len does nothing with --engine transformers"),
         ("--engine openai --url u --model m --dtype float16", "--dtype does nothing with --engine openai"),
         (f"--template {TEMPLATE!r} --instruction Think.", "--instruction does nothing with --template"),
+        ("--gpus-per-actor 2", "--gpus-per-actor 2: --engine transformers computes on one GPU"),
         ("--engine vllm --gpus-per-actor 1.5", "--gpus-per-actor 1.5: vLLM needs whole GPUs, or a fraction of one"),
         ("--top-p 1.5", "--top-p 1.5"),
     ],

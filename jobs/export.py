@@ -7,7 +7,9 @@ refined solution, rejected the original one. All three trainers load the texts o
 apply a chat template to lists of messages (TRL and Axolotl).
 """
 
+import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -30,7 +32,8 @@ from jobs.driver.command import JobConfig
 
 Target = Literal["sft-completion", "sft-chat", "orpo", "orpo-chat"]
 MESSAGES: Final = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-UNFINISHED: Final = "_unfinished"  # folder of an export at work
+UNFINISHED: Final = "_unfinished"  # there from the first file to the last
+PART: Final = re.compile(r"part-\d{5,}\.(parquet|jsonl)")
 COLUMNS: Final = (
     "id", "status", "question", "answer", "steps", "separators", "refined_steps", "refined_separators", "joiner",
     "source",
@@ -59,38 +62,50 @@ def main() -> None:
 
 
 def run(config: ExportConfig) -> int:
-    """Write the files under a hidden name, move them to their place, and print how many rows were left out."""
+    """Write the files, and print how many rows were left out. A mark shows that an export is not finished."""
     source, output = open_run_folder(config.run), open_storage(config.output)
     record = manifest.load(source)
     if record is None:
         raise UserError(f"no run in {config.run}: refine a corpus with --output {config.run} first")
     if record.status != "finished":
         raise UserError(f"the run in {config.run} is not finished: repeat its command: {record.sessions[-1].command}")
-    if any(f"/{UNFINISHED}/" not in file.path for file in output.files(recursive=True)):
+    names = output.names()
+    if names and UNFINISHED not in names:
         raise UserError(f"--output {config.output} is not empty: choose another folder")
 
     is_chat = record.config["format"] == "chat"
     messages_column = {**FORMATS["chat"].columns, **record.config["columns"]}["messages"] if is_chat else None
     left_out = {"quarantined": 0, "unchanged": 0}
-    is_new = not output.exists()
-    unfinished = output / UNFINISHED
     try:
-        unfinished.delete_folder()
-        unfinished.make_folder()
+        _discard(output)  # what an export that was killed has left
+        output.make_folder()
+        (output / UNFINISHED).write_bytes(b"")
         rows = _rows(RecordStore(source), config.to, messages_column, left_out)
-        number = _write(rows, VIEWS[config.to].schema, unfinished, config)
+        number = _write(rows, VIEWS[config.to].schema, output, config)
         if number == 0:
             raise UserError(f"no row of {config.run} can be exported as {config.to}: {_left(left_out)}")
-        for file in unfinished.files():  # object stores move files, but not folders
-            output.filesystem.move(file.path, (output / file.base_name).path)
+        (output / UNFINISHED).delete_file()
     except OSError as error:
+        _discard(output)
         raise UserError(f"cannot write --output {config.output}: {error}") from None
-    finally:
-        unfinished.delete_folder()
-        if is_new and not output.files():
-            output.delete_folder()
+    except BaseException:
+        _discard(output)
+        raise
     print(f"wrote {number:,} rows to {config.output}; {_left(left_out)}")
     return 0
+
+
+def _discard(output: Storage) -> None:
+    """Delete what an unfinished export has written. The mark goes last."""
+    with contextlib.suppress(OSError):  # another error is on its way
+        if UNFINISHED not in output.names():
+            return
+        for name in output.names():
+            if PART.fullmatch(name):
+                (output / name).delete_file()
+        (output / UNFINISHED).delete_file()
+        if not output.names():
+            output.delete_folder()
 
 
 def _left(left_out: Mapping[str, int]) -> str:
@@ -115,7 +130,7 @@ def _write(rows: Iterator[dict[str, Any]], schema: pa.Schema, folder: Storage, c
     number = file_number = 0
     while chunk := _next_rows(rows, min(config.rows_per_file, 1000)):
         file = folder / f"part-{file_number:05d}.{config.file_format}"
-        with file.filesystem.open_output_stream(file.path) as stream:
+        with file.writing() as stream:
             writer = pq.ParquetWriter(stream, schema) if config.file_format == "parquet" else None
             in_file = 0
             while chunk:

@@ -7,7 +7,9 @@ terminal record needs. Broken bytes, lines and values become rows, not errors.
 import hashlib
 import itertools
 import json
+import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final
@@ -16,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from actors.errors import UserError
 from actors.runs.record_kinds import SAMPLE_FIELDS
 from actors.runs.retries import Resumed
 from actors.runs.storage import Storage
@@ -249,9 +252,25 @@ def id_hashes(file: CorpusFile, part: Part, id_column: str) -> tuple[np.ndarray,
 
 
 def count_lines(file: CorpusFile, part: Part, at_most: int | None = None) -> int:
-    """The rows of a part of JSON lines, counted up to `at_most`."""
-    lines = itertools.islice(_lines(file, part.start, part.stop), at_most)
-    return sum(1 for _ in lines)
+    """The rows of a part of JSON lines, counted up to `at_most`. Raises UserError if it cannot be read."""
+    with damage_as_user_error(file):
+        return sum(1 for _ in itertools.islice(_lines(file, part.start, part.stop), at_most))
+
+
+@contextmanager
+def damage_as_user_error(file: CorpusFile) -> Iterator[None]:
+    """Raise UserError for a file that cannot be read."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"--input: {file.name} cannot be read: {error}") from None
+
+
+def read_part(batch: Mapping[str, Any]) -> Iterator[pa.Table]:
+    """What Ray Data calls to read: the tables of the pickled (corpus, part, rows per table) in `batch["part"]`."""
+    for pickled in batch["part"]:
+        corpus, part, rows_per_block = pickle.loads(pickled)
+        yield from corpus.tables(part, rows_per_block)
 
 
 def _rows(file: CorpusFile, part: Part, columns: list[str] | None = None) -> Iterator[tuple[int, Any, bytes | None]]:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import pyarrow as pa
 from ray.util.metrics import Counter
 
-from actors.errors import SluiceError, StorageLost, UserError
+from actors.errors import EngineDied, SluiceError, StorageLost, UserError
 from actors.runs.commits import Commit, CommitWriter
 from actors.runs.folder import RunFolder
 from actors.runs.journal import Journal, Note
@@ -183,11 +183,12 @@ class Ledger:
             await self._commit()
         self._is_failing = False
         if not isinstance(error, USERS_ERRORS):
+            words = "" if isinstance(error, EngineDied) else _described(error)
             for group in set(self._in_flight.values()):
-                if group.note is not None:
+                if group.note is not None and words:
                     with contextlib.suppress(StorageLost, OSError):
-                        await asyncio.to_thread(group.note.with_error(_described(error)).write)
-                    group.note = None
+                        await asyncio.to_thread(group.note.with_error(words).write)
+                group.note = None
         self._fail_all(error)
 
     def _grouped(self, rows: list[Row], begin: Begin) -> list["_Group"]:

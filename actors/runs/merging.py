@@ -87,6 +87,11 @@ class _Waiting:
         return pa.concat_tables(tables)
 
 
+def run_merge(task: MergeTask) -> Totals:
+    """Run one task, in a worker."""
+    return task()
+
+
 def plan_merge(run: RunFolder, kind: RecordKind) -> list[MergeTask]:
     """The tasks that merge the committed files of a run. Shards stay whole."""
     infos = sorted(run.committed.files(recursive=True), key=lambda info: info.path)

@@ -1,5 +1,8 @@
 """The nodes of the cluster that a worker runs on. Without Ray there is one nameless node, which lives."""
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import ray
 
 
@@ -13,3 +16,8 @@ def dead_nodes() -> frozenset[str]:
     if not ray.is_initialized():
         return frozenset()
     return frozenset(node["NodeID"] for node in ray.nodes() if not node["Alive"])
+
+
+def missing_path(paths: Iterable[str]) -> str | None:
+    """The first of these paths that this node cannot see, if there is one."""
+    return next((path for path in paths if not Path(path).exists()), None)

@@ -84,7 +84,8 @@ class Storage:
     def writing(self) -> Iterator[Any]:
         """A stream into this file, creating folders above it.
 
-        Readers see the file when the context ends without an exception, and not before. Not repeated: the caller holds the data.
+        Readers see the file when the context ends without an exception, and not before. Not repeated: the caller holds
+        the data.
         """
         if not self._grows:
             stream = self.filesystem.open_output_stream(self.path)

@@ -2,7 +2,9 @@
 
 command        flags, a config file and defaults -> a config; errors -> one line and an exit status
 cluster        the Ray to run on
-inputs         files behind --input -> a Corpus: checked, fingerprinted, counted
+environment    what workers on other nodes need of this process's environment
+inputs         files behind --input -> a Corpus: checked, fingerprinted
+reading        a Corpus -> the parts that tasks read: cut, counted, without what is done
 prompts        the flags that make a prompt of a question
 adapters       the adapters that flags name
 corpus_run     a corpus through a pool of workers: start or resume, stream, report

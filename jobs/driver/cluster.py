@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.errors import SluiceError, UserError
+from actors.runs.nodes import missing_path
 from jobs.driver import environment
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -167,7 +168,7 @@ def check_visible(flag: str, paths: Iterable[str]) -> None:
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     if len({node["NodeManagerHostname"] for node in nodes}) < 2 or not names:
         return
-    look = ray.remote(_missing).options(num_cpus=0, max_retries=1)
+    look = ray.remote(missing_path).options(num_cpus=0, max_retries=1)
     asked = [
         (
             node,
@@ -185,10 +186,6 @@ def check_visible(flag: str, paths: Iterable[str]) -> None:
                 f"{flag}: node {node['NodeManagerHostname']} cannot see {missing}: "
                 "choose a path that all nodes share, or a URI"
             )
-
-
-def _missing(paths: tuple[str, ...]) -> str | None:
-    return next((path for path in paths if not Path(path).exists()), None)
 
 
 def _check_address(address: str) -> None:

@@ -21,10 +21,10 @@ from pydantic import Field, field_validator
 
 from actors.errors import UserError
 from actors.runs import manifest
-from actors.runs.corpus import ROWS_PER_SHARD, Corpus, Part
+from actors.runs.corpus import ROWS_PER_SHARD, Corpus, Part, read_part
 from actors.runs.folder import RunFolder, open_run_folder
 from actors.runs.journal import drop_committed, forgive
-from actors.runs.merging import MergeTask, clear, merge
+from actors.runs.merging import MergeTask, clear, merge, run_merge
 from actors.runs.record_kinds import RecordKind
 from actors.runs.records import RecordStore, ShardIds
 from actors.runs.session import begin_session, check_session
@@ -241,7 +241,7 @@ def stream(
     least, most = config.actor_range
     rows_per_batch = min(ROWS_PER_SHARD, pool.rows_at_once, max(1, math.ceil(num_rows / (most * BATCHES_PER_ACTOR))))
     given = [pa.table({"part": [pickle.dumps((corpus.only(part.file), part, rows_per_batch))]}) for part in parts]
-    read: Any = _read_part
+    read: Any = read_part
     # Ray merges small tables into blocks of 128 MiB. A task must be one batch, whatever the size of the input.
     blocks = (
         ray.data.from_arrow(given)
@@ -267,26 +267,17 @@ def stream(
         return sum(pc.sum(batch["num_rows"]).as_py() for batch in batches)
 
 
-def _read_part(batch: dict[str, Any]) -> Iterator[pa.Table]:
-    corpus, part, rows_per_block = pickle.loads(batch["part"][0])
-    yield from corpus.tables(part, rows_per_block)
-
-
 def _merged(kind: RecordKind, output: RunFolder, session: str) -> Totals:
     """Merge what is committed into the run's `rows`, a task for each file."""
     import ray
 
     def run_all(tasks: Sequence[MergeTask]) -> Iterable[Totals]:
-        call = ray.remote(_call).options(num_cpus=reading.TASK_CPUS)
+        call = ray.remote(run_merge).options(num_cpus=reading.TASK_CPUS)
         return ray.get([call.remote(task) for task in tasks])
 
     with cluster.worker_errors():
         check_session(output, session)
         return merge(output, kind, run_all)
-
-
-def _call(task: MergeTask) -> Totals:
-    return task()
 
 
 def _check_visible(this: CorpusRun, output: RunFolder) -> None:

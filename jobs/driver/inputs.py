@@ -2,9 +2,8 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 
 from actors.errors import UserError
 from actors.runs import manifest
-from actors.runs.corpus import SUFFIXES, Corpus, CorpusFile
+from actors.runs.corpus import SUFFIXES, Corpus, CorpusFile, damage_as_user_error
 from actors.runs.folder import ROWS, open_run_folder
 from actors.runs.storage import list_files, open_storage
 from algorithms.formats import FORMATS
@@ -132,15 +131,6 @@ def _rows_of(file: CorpusFile) -> int:
             taken = raw.tell() if len(text) == PEEK_BYTES else file.num_bytes
         lines = sum(1 for line in text.split(b"\n") if line.strip())
         return round(lines * max(1.0, file.num_bytes / max(1, taken)))
-
-
-@contextmanager
-def damage_as_user_error(file: CorpusFile) -> Iterator[None]:
-    """Raise UserError for a file that cannot be read."""
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"--input: {file.name} cannot be read: {error}") from None
 
 
 def _check_columns(corpus: Corpus) -> None:

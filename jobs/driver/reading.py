@@ -17,8 +17,16 @@ from typing import Final
 import pyarrow.parquet as pq
 
 from actors.runs.commits import Commit
-from actors.runs.corpus import ROWS_PER_SHARD, Corpus, CorpusFile, Part, count_lines, id_hashes, repeated_ids
-from jobs.driver.inputs import damage_as_user_error
+from actors.runs.corpus import (
+    ROWS_PER_SHARD,
+    Corpus,
+    CorpusFile,
+    Part,
+    count_lines,
+    damage_as_user_error,
+    id_hashes,
+    repeated_ids,
+)
 
 PART_BYTES: Final = 64 << 20
 TASKS_FROM_BYTES: Final = 1 << 28  # a driver counts smaller inputs faster than tasks start
@@ -132,16 +140,11 @@ def _count(corpus: Corpus, parts: Sequence[Part]) -> list[int]:
     """The rows of parts of JSON lines."""
     files = [corpus.files[part.file] for part in parts]
     if sum(file.num_bytes for file in {file.storage.path: file for file in files}.values()) < TASKS_FROM_BYTES:
-        return [_counted(file, part) for file, part in zip(files, parts, strict=True)]
+        return [count_lines(file, part) for file, part in zip(files, parts, strict=True)]
     import ray
 
-    count = ray.remote(_counted).options(num_cpus=TASK_CPUS)
+    count = ray.remote(count_lines).options(num_cpus=TASK_CPUS)
     return list(ray.get([count.remote(file, part) for file, part in zip(files, parts, strict=True)]))
-
-
-def _counted(file: CorpusFile, part: Part, at_most: int | None = None) -> int:
-    with damage_as_user_error(file):
-        return count_lines(file, part, at_most)
 
 
 def _numbered(parts: Iterable[Part]) -> Iterator[Part]:
@@ -162,7 +165,7 @@ def _up_to(corpus: Corpus, parts: Iterable[Part], limit: int) -> Iterator[Part]:
         for part in parts:
             if left == 0:
                 return
-            rows = part.num_rows if part.num_rows is not None else _counted(corpus.files[part.file], part, left)
+            rows = part.num_rows if part.num_rows is not None else count_lines(corpus.files[part.file], part, left)
             yield dataclasses.replace(part, num_rows=min(rows, left))
             left -= min(rows, left)
 

@@ -60,7 +60,10 @@ def test_the_page_is_whole_without_a_network(finished):
 
 
 def test_a_finished_run_leaves_nothing_of_its_work(finished):
-    assert sorted(path.name for path in finished.iterdir()) == ["manifest.json", "report.html", "report.json", "rows"]
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "commits.jsonl", "manifest.json", "report.html", "report.json", "rows",
+    ]  # fmt: skip
+    assert sorted(path.name for path in (finished / "rows").iterdir()) == ["_whole.json", "part-00000.parquet"]
 
 
 def test_a_finished_run_is_not_done_again(tmp_path, capsys):

@@ -13,6 +13,7 @@ from actors.errors import UserError
 from actors.runs.corpus import PROBLEM_SCHEMA
 from actors.runs.folder import open_run_folder
 from actors.runs.session import begin_session
+from actors.runs.worker import RowWorker
 from actors.sampler import Sampler
 from algorithms.prompts import INSTRUCTION, PromptStyle
 from algorithms.sampling import SamplingParams, sample_seed
@@ -111,7 +112,7 @@ def sample_with_a_dying_engine(folder):
     """What a worker does, in a process of its own: the first question is answered, the second kills the engine."""
     run = open_run_folder(str(folder))
     begin_session(run, "s")
-    sampler = Sampler(TableEngine, PromptStyle(TEMPLATE), SamplingParams(), 3, run, "s")
+    sampler = RowWorker(Sampler, TableEngine, PromptStyle(TEMPLATE), SamplingParams(), 3, run, "s")
     rows = [problem_row(1, "1", []), problem_row(2, "1", [], question=KILLS_ENGINE)]
     asyncio.run(sampler(pa.Table.from_pylist(rows, schema=PROBLEM_SCHEMA)))
 

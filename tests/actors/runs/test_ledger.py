@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 
-from actors.errors import EngineDied, UserError
+from actors.errors import CallCrashed, EngineDied, UserError
 from actors.runs.corpus import CHAIN_SCHEMA
 from actors.runs.folder import open_run_folder
 from actors.runs.journal import read_notes
@@ -129,7 +129,12 @@ def test_a_batch_of_a_dead_worker_is_not_done_again_by_another(tmp_path):
     assert stats == {"num_rows": 2, "num_done_before": 2}
 
 
-def test_an_error_of_the_process_leaves_notes_with_its_last_words(tmp_path):
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(EngineDied("gone"), None), (CallCrashed("exit code 1"), "CallCrashed: exit code 1")],
+    ids=["engine", "other"],
+)
+def test_an_error_of_the_process_leaves_notes_with_its_last_words(tmp_path, error, words):
     ledger = open_ledger(tmp_path)
 
     async def work(row):
@@ -137,11 +142,11 @@ def test_an_error_of_the_process_leaves_notes_with_its_last_words(tmp_path):
             ledger.finish(row, UNCHANGED)
         else:
             await asyncio.sleep(0.05)
-            raise EngineDied("the engine's process has died")
+            raise error
 
-    with pytest.raises(EngineDied):
+    with pytest.raises(type(error)):
         asyncio.run(ledger.process(table_of(1, 2, 3), work))
     assert set(records(tmp_path)) == {"r1"}
     notes = read_notes(open_run_folder(str(tmp_path)).journal)
     assert {row_id for note in notes for row_id in note.ids} == {"r1", "r2", "r3"}
-    assert {note.error for note in notes} == {"EngineDied: the engine's process has died"}
+    assert {note.error for note in notes} == {words}

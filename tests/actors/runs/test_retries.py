@@ -35,7 +35,7 @@ def test_what_may_pass(error, hasty, patient):
 
 
 def test_a_storage_that_fails_now_and_then_loses_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(flaky, "EVERY", 3)
+    monkeypatch.setattr(flaky, "EVERY", 7)
     flaky.register()
     folder = open_storage(f"flaky://{tmp_path}/runs").patient()
     for number in range(20):
@@ -55,7 +55,7 @@ def test_a_storage_that_does_not_come_back_is_lost(tmp_path, monkeypatch):
     with pytest.raises(StorageLost, match=r"has failed for 0.3 s: AWS Error SLOW_DOWN"):
         file.patient().write_bytes(b"")
     with pytest.raises(OSError, match="SLOW_DOWN"):
-        file.read_bytes()
+        file.write_bytes(b"")
 
 
 def test_reading_goes_on_where_it_failed():

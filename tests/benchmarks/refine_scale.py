@@ -2,59 +2,117 @@
 
     python -m tests.benchmarks.refine_scale [--rows 1000000]
 
-Three measurements in one run: rows per second from the first commit to the last; how much more memory the driver takes
-for ten times the rows; rows per second of 16 sleeping actors against one.
+In one run: rows per second from the first commit to the last, the driver's memory for ten times the rows, the number of
+committed and of merged files, and how long a killed run takes until it commits again; 16 sleeping actors against one,
+while all of them work; and `1:8` sleeping actors against `8`: when the eighth is at work, and the time of the whole.
 """
 
 import argparse
 import functools
 import json
+import os
 import resource
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from actors.runs.folder import open_run_folder
 from actors.runs.records import RecordStore
 from jobs import refine
 from tests.benchmarks.measured import write_result
-from tests.fixtures.runs import ROOT
+from tests.fixtures.runs import ROOT, committed, kill_all, start, wait_for
 from tests.fixtures.table_scorer import TableScorer
 
 SMALL = 100_000
 SLEEPING_ROWS = {1: 600, 16: 9600}
+SCALING_ROWS = 6000
+KILLED_AT = 0.5  # of the small corpus
+
+
+class TimedScorer(TableScorer):
+    """Leaves a file for each actor: it holds the time of its start, and was touched last in its last pass."""
+
+    def __init__(self, log, *settings):
+        super().__init__(*settings)
+        self._file = log / str(os.getpid())
+        self._file.write_text(str(time.time()))
+
+    def score(self, tasks):
+        results = super().score(tasks)
+        os.utime(self._file)
+        return results
 
 
 def run_once(source, output, num_actors, seconds_per_pass, token_budget):
     """Refine once in this process and print what was measured. The parent starts it as a process of its own."""
-    config = refine.RefineConfig(input=str(source), output=str(output), num_actors=str(num_actors), unmerged="drop")
-    refine.run(config, functools.partial(TableScorer, seconds_per_pass, token_budget))
+    log = output.parent / f"{output.name}-log"
+    log.mkdir(exist_ok=True)
+    config = refine.RefineConfig(
+        input=str(source), output=str(output), num_actors=num_actors, unmerged="drop", token_budget=token_budget
+    )
+    begun = time.time()
+    refine.run(config, functools.partial(TimedScorer, log, seconds_per_pass, token_budget))
+    whole = time.time() - begun
     commits = RecordStore(open_run_folder(str(output))).commits()
     # The clock starts at the first commit, so the rows in that commit do not count.
-    seconds = commits[-1].committed_at - commits[0].committed_at
-    rows = sum(commit.totals.num_rows for commit in commits[1:])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    measured = {"rows": rows + commits[0].totals.num_rows, "rows_per_second": rows / seconds, "driver_peak_mb": peak}
+    first, last = commits[0].committed_at, commits[-1].committed_at
+    births = sorted(float(path.read_text()) for path in log.iterdir())
+    all_work = births[-1], min(path.stat().st_mtime for path in log.iterdir())
+    steady = [commit for commit in commits if all_work[0] < commit.committed_at <= all_work[1]]
+    measured = {
+        "rows": sum(commit.totals.num_rows for commit in commits),
+        "rows_per_second": sum(commit.totals.num_rows for commit in commits[1:]) / max(1e-9, last - first),
+        "rows_per_second_while_all_work": sum(commit.totals.num_rows for commit in steady[1:])
+        / max(1e-9, steady[-1].committed_at - steady[0].committed_at if steady else 0.0),
+        "seconds": whole,
+        "seconds_until_all_actors": births[-1] - births[0],
+        "actors": len(births),
+        "driver_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "committed_files": len(commits),
+        "merged_files": len(RecordStore(open_run_folder(str(output))).files()),
+    }
     print(json.dumps(measured))
 
 
-def measure(source, output, num_actors, seconds_per_pass=0.0, token_budget=1 << 16):
+def arguments(source, output, num_actors, seconds_per_pass=0.0, token_budget=1 << 16):
     settings = [source, output, num_actors, seconds_per_pass, token_budget]
-    args = [sys.executable, "-m", "tests.benchmarks.refine_scale", "--once", *map(str, settings)]
-    done = subprocess.run(args, cwd=ROOT, capture_output=True, text=True, check=False)
+    return ["tests.benchmarks.refine_scale", "--once", *map(str, settings)]
+
+
+def measure(source, output, num_actors, *settings):
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments(source, output, num_actors, *settings)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if done.returncode:
         sys.exit(done.stderr)
-    measured = json.loads(done.stdout.splitlines()[-1])
-    measured = {name: round(value, 1) for name, value in measured.items()}
+    measured = {name: round(value, 1) for name, value in json.loads(done.stdout.splitlines()[-1]).items()}
     print(num_actors, "actors", measured, flush=True)
     return measured
+
+
+def seconds_until_a_killed_run_commits(source, output, rows):
+    """Kill a run in the middle, start it again, and wait for its first new commit."""
+    job = start(*arguments(source, output, 2))
+    store = RecordStore(open_run_folder(str(output)))
+    wait_for(lambda: store.totals().num_rows > KILLED_AT * rows, job)
+    kill_all(job)
+    before = len(committed(output))
+    started = time.time()
+    job = start(*arguments(source, output, 2))
+    wait_for(lambda: len(committed(output)) > before, job)
+    seconds = time.time() - started
+    assert job.wait() == 0
+    assert RecordStore(open_run_folder(str(output))).totals().num_rows == rows
+    return {"rows": rows, "files": before, "seconds": round(seconds, 1)}
 
 
 def main():
     if sys.argv[1:2] == ["--once"]:
         source, output, num_actors, seconds, budget = sys.argv[2:]
-        run_once(Path(source), Path(output), int(num_actors), float(seconds), int(budget))
+        run_once(Path(source), Path(output), num_actors, float(seconds), int(budget))
         return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -64,24 +122,34 @@ def main():
 
         def corpus(rows):
             path = folder / f"{rows}.jsonl"
-            subprocess.run([sys.executable, "-m", "jobs.make_corpus", "--rows", str(rows), "--output", str(path)],
-                           cwd=ROOT, check=True)  # fmt: skip
+            if not path.exists():
+                subprocess.run([sys.executable, "-m", "jobs.make_corpus", "--rows", str(rows), "--output", str(path)],
+                               cwd=ROOT, check=True)  # fmt: skip
             return path
 
-        small = measure(corpus(SMALL), folder / "small", num_actors=2)
-        large = measure(corpus(options.rows), folder / "large", num_actors=2)
+        scaling = {
+            actors: measure(corpus(SCALING_ROWS), folder / f"scaling{actors[0]}", actors, 0.2, 1 << 14)
+            for actors in ("8", "1:8")
+        }
         sleeping = {
-            actors: measure(corpus(rows), folder / f"sleeping{actors}", actors, 0.2, 1 << 15)
+            actors: measure(corpus(rows), folder / f"sleeping{actors}", str(actors), 0.2, 1 << 14)
             for actors, rows in SLEEPING_ROWS.items()
         }
+        small = measure(corpus(SMALL), folder / "small", "2")
+        killed = seconds_until_a_killed_run_commits(corpus(SMALL), folder / "killed", SMALL)
+        large = measure(corpus(options.rows), folder / "large", "2")
+    one, sixteen = (sleeping[actors]["rows_per_second_while_all_work"] for actors in (1, 16))
     path = write_result(
         "refine_scale",
         {
             "large": large,
             "small": small,
             "driver_growth_mb": round(large["driver_peak_mb"] - small["driver_peak_mb"], 1),
+            "killed_and_resumed": killed,
             "sleeping_actors": sleeping,
-            "speed_up_of_16_actors": round(sleeping[16]["rows_per_second"] / sleeping[1]["rows_per_second"], 2),
+            "speed_up_of_16_actors": round(sixteen / one, 2),
+            "scaling": scaling,
+            "time_of_1_to_8_actors_against_8": round(scaling["1:8"]["seconds"] / scaling["8"]["seconds"], 2),
         },
     )
     print(path.read_text())

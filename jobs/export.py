@@ -98,12 +98,11 @@ def run(config: ExportConfig) -> int:
 def _discard(output: Storage) -> None:
     """Delete what an unfinished export has written. The mark goes last."""
     with contextlib.suppress(OSError):  # another error is on its way
-        if UNFINISHED not in output.names():
-            return
-        for name in output.names():
-            if PART.fullmatch(name):
+        names = output.names()
+        if UNFINISHED in names:
+            for name in filter(PART.fullmatch, names):
                 (output / name).delete_file()
-        (output / UNFINISHED).delete_file()
+            (output / UNFINISHED).delete_file()
         if not output.names():
             output.delete_folder()
 
@@ -130,8 +129,10 @@ def _write(rows: Iterator[dict[str, Any]], schema: pa.Schema, folder: Storage, c
     number = file_number = 0
     while chunk := _next_rows(rows, min(config.rows_per_file, 1000)):
         file = folder / f"part-{file_number:05d}.{config.file_format}"
-        with file.writing() as stream:
-            writer = pq.ParquetWriter(stream, schema) if config.file_format == "parquet" else None
+        with contextlib.ExitStack() as stack:
+            stream = stack.enter_context(file.writing())
+            is_parquet = config.file_format == "parquet"
+            writer = stack.enter_context(pq.ParquetWriter(stream, schema)) if is_parquet else None
             in_file = 0
             while chunk:
                 if writer:
@@ -140,8 +141,6 @@ def _write(rows: Iterator[dict[str, Any]], schema: pa.Schema, folder: Storage, c
                     stream.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chunk).encode())
                 in_file += len(chunk)
                 chunk = _next_rows(rows, min(config.rows_per_file - in_file, 1000))
-            if writer:
-                writer.close()
         number += in_file
         file_number += 1
     return number

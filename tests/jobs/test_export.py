@@ -6,6 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
+from actors.errors import UserError
+from jobs import export
 from tests.fixtures.runs import command, records, refine_with_table, write_lines, write_problems
 from tests.fixtures.verbs import call
 
@@ -92,10 +94,24 @@ def test_the_report_is_written_again_by_a_process_of_its_own(run):
 
 
 def test_an_interrupted_export_is_done_again(run, tmp_path):
-    (tmp_path / "out" / "_unfinished").mkdir(parents=True)
-    (tmp_path / "out" / "_unfinished" / "part-00000.parquet").write_bytes(b"half")
-    assert command("jobs.export", run, "--output", tmp_path / "out").returncode == 0
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["part-00000.parquet"]
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("_unfinished", "part-00000.parquet", "part-00001.jsonl"):
+        (out / name).write_bytes(b"of an export that was killed")
+    assert call("export", run, "--output", out) == 0
+    assert [path.name for path in out.iterdir()] == ["part-00000.parquet"]
+    assert num_rows(out / "part-00000.parquet") == len(exported_records(run, "sft-chat"))
+    assert call("export", run, "--output", out) == 2, "the folder of a whole export is not empty"
+
+
+def test_an_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
+    def full(self, table):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    with pytest.raises(UserError, match=r"cannot write --output .*No space left"):
+        export.run(export.ExportConfig(run=str(run), output=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
 
 
 CHAT_TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"

@@ -60,29 +60,46 @@ class CommitWriter:
         log.write_bytes("".join(self._lines).encode())
 
 
+@dataclass(frozen=True)
+class _Log:
+    """One log as it was read: its size and time, its entries, and their sum."""
+
+    version: tuple[int | None, int | None]
+    commits: list[Commit]
+    totals: Totals
+
+
 @dataclass
 class CommitReader:
     """All logs in `folder`. Reads a log again only when it has changed."""
 
     folder: Storage
-    _logs: dict[str, tuple[tuple[Any, ...], list[Commit]]] = field(default_factory=dict)
+    _logs: dict[str, _Log] = field(default_factory=dict)
 
     def commits(self) -> list[Commit]:
         """All entries, each file once, oldest first."""
+        self._refresh()
+        by_file = {commit.file: commit for log in self._logs.values() for commit in log.commits}
+        return sorted(by_file.values(), key=lambda commit: commit.committed_at)
+
+    def totals(self) -> Totals:
+        """Sums over all entries. Costs little for each log that has not changed."""
+        self._refresh()
+        return Totals.over(log.totals for log in self._logs.values())
+
+    def _refresh(self) -> None:
         infos = {info.base_name: info for info in self.folder.files() if info.path.endswith(".jsonl")}
         versions = {name: (info.size, info.mtime_ns) for name, info in infos.items()}
-        changed = [name for name, version in versions.items() if self._logs.get(name, (None,))[0] != version]
+        changed = [name for name, log in versions.items() if name not in self._logs or self._logs[name].version != log]
         with ThreadPoolExecutor(READERS) as pool:
             read = list(pool.map(self._read, changed))
         for name, found in zip(changed, read, strict=True):
-            self._logs[name] = (versions[name], found)
+            self._logs[name] = _Log(versions[name], found, Totals.over(commit.totals for commit in found))
         for name in self._logs.keys() - versions.keys():
             del self._logs[name]
-        by_file = {commit.file: commit for _, found in self._logs.values() for commit in found}
-        return sorted(by_file.values(), key=lambda commit: commit.committed_at)
 
     def num_workers(self, session: str) -> int:
-        """Worker processes that a session has started so far, as of the last call of `commits`."""
+        """Worker processes that a session has started so far, as of the last call of `totals` or `commits`."""
         return len({name.rsplit("-", 1)[0] for name in self._logs if name.startswith(f"{session}-")})
 
     def replace(self, commits: Iterable[Commit], name: str) -> None:

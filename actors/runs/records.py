@@ -94,7 +94,7 @@ class RecordStore:
         """Sums over all records so far."""
         if self.is_whole:
             return Totals.from_dict(json.loads(self._run.rows_done.read_bytes()))
-        return Totals.over(commit.totals for commit in self._log.commits())
+        return self._log.totals()
 
     def batches(self, columns: Iterable[str] | None = None, batch_size: int = 1000) -> Iterator[pa.RecordBatch]:
         """All records in the order of the input's shards, a batch at a time."""

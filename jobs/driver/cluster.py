@@ -19,6 +19,7 @@ from jobs.driver import environment
 ROOT: Final = Path(__file__).resolve().parents[2]
 PACKAGES: Final = ("algorithms", "actors", "jobs", "serve")  # what workers on other nodes import
 CONNECT_SECONDS: Final = 5.0
+OURS: Final = "Progress bars disabled"
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,10 @@ def configure_data() -> None:
 
 
 class _RayWarnings(logging.Handler):
-    """Prints each of Ray Data's warnings once, as one line. What it logs as an error it raises too."""
+    """Prints each of Ray Data's warnings once, as one line, except what it says of our own settings.
+
+    What it logs as an error it raises too.
+    """
 
     def __init__(self, level: int) -> None:
         super().__init__(level)
@@ -116,7 +120,7 @@ class _RayWarnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print a warning."""
         text = " ".join(record.getMessage().split())
-        if record.levelno == logging.WARNING and text not in self._printed:
+        if record.levelno == logging.WARNING and text not in self._printed and not text.startswith(OURS):
             self._printed.add(text)
             print(f"ray: {text}", file=sys.stderr, flush=True)
 

@@ -106,31 +106,32 @@ def fingerprint(corpus: Corpus) -> dict[str, Any]:
 
 
 def estimate_rows(corpus: Corpus) -> RowCount:
-    """The number of rows: exact for Parquet, otherwise from the length of the first lines.
+    """The number of rows: exact for Parquet and short files, otherwise from the length of the first lines.
 
     Raises UserError for a file that does not hold what its name says.
     """
     with ThreadPoolExecutor(16) as pool:
         counts = list(pool.map(_rows_of, corpus.files))
-    num_rows = sum(counts)
+    num_rows = sum(count.num_rows for count in counts)
     if corpus.limit is not None:
         num_rows = min(num_rows, corpus.limit)
-    return RowCount(num_rows, is_exact=all(file.is_parquet for file in corpus.files))
+    return RowCount(num_rows, is_exact=all(count.is_exact for count in counts))
 
 
-def _rows_of(file: CorpusFile) -> int:
+def _rows_of(file: CorpusFile) -> RowCount:
     with damage_as_user_error(file):
         if file.is_parquet:
             with file.storage.filesystem.open_input_file(file.storage.path) as source:
-                return int(pq.ParquetFile(source).metadata.num_rows)
+                return RowCount(int(pq.ParquetFile(source).metadata.num_rows), is_exact=True)
         # The raw stream tells how many compressed bytes the first lines take.
         with file.storage.filesystem.open_input_file(file.storage.path) as raw:
             codec = pa.Codec.detect(file.name).name if file.is_compressed else None
             stream = pa.CompressedInputStream(raw, codec) if codec else raw
             text = stream.read(PEEK_BYTES)
-            taken = raw.tell() if len(text) == PEEK_BYTES else file.num_bytes
+            is_whole = len(text) < PEEK_BYTES
+            taken = raw.tell()
         lines = sum(1 for line in text.split(b"\n") if line.strip())
-        return round(lines * max(1.0, file.num_bytes / max(1, taken)))
+        return RowCount(lines if is_whole else round(lines * file.num_bytes / taken), is_whole)
 
 
 def _check_columns(corpus: Corpus) -> None:

@@ -10,6 +10,8 @@ from collections import Counter
 
 import pytest
 
+from actors.runs.folder import open_run_folder
+from actors.runs.records import RecordStore
 from tests.fixtures.runs import (
     command,
     committed,
@@ -105,7 +107,8 @@ def test_a_killed_sampling_run_ends_with_the_same_samples(tmp_path, byte_model):
     assert 0 < len(records(tmp_path / "killed")) < 48
     again = command(*args, "--output", tmp_path / "killed")
     assert again.returncode == 0, again.stderr
-    assert before < set(committed(tmp_path / "killed"))
+    history = RecordStore(open_run_folder(str(tmp_path / "killed"))).commits()
+    assert {path.name for path in before} < {commit.file.split("/")[1] for commit in history}
     assert texts(tmp_path / "killed") == texts(tmp_path / "whole")
     assert records(tmp_path / "whole")["q.jsonl:5"]["reason"].startswith("too_long")
     assert report(tmp_path / "killed")["sessions"] == 2

@@ -26,8 +26,8 @@ from tests.fixtures.runs import ROOT, committed, kill_all, start, wait_for
 from tests.fixtures.table_scorer import TableScorer
 
 SMALL = 100_000
-SLEEPING_ROWS = {1: 600, 16: 9600}
-SCALING_ROWS = 6000
+SLEEPING_ROWS = {1: 300, 16: 4800}
+SCALING_ROWS = 3000
 KILLED_AT = 0.5  # of the small corpus
 
 

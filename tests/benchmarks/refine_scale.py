@@ -127,32 +127,32 @@ def main():
                                cwd=ROOT, check=True)  # fmt: skip
             return path
 
-        scaling = {
-            actors: measure(corpus(SCALING_ROWS), folder / f"scaling{actors[0]}", actors, 0.2, 1 << 14)
-            for actors in ("8", "1:8")
-        }
-        sleeping = {
-            actors: measure(corpus(rows), folder / f"sleeping{actors}", str(actors), 0.2, 1 << 14)
-            for actors, rows in SLEEPING_ROWS.items()
-        }
-        small = measure(corpus(SMALL), folder / "small", "2")
-        killed = seconds_until_a_killed_run_commits(corpus(SMALL), folder / "killed", SMALL)
-        large = measure(corpus(options.rows), folder / "large", "2")
-    one, sixteen = (sleeping[actors]["rows_per_second_while_all_work"] for actors in (1, 16))
-    path = write_result(
-        "refine_scale",
-        {
-            "large": large,
-            "small": small,
-            "driver_growth_mb": round(large["driver_peak_mb"] - small["driver_peak_mb"], 1),
-            "killed_and_resumed": killed,
-            "sleeping_actors": sleeping,
-            "speed_up_of_16_actors": round(sixteen / one, 2),
-            "scaling": scaling,
-            "time_of_1_to_8_actors_against_8": round(scaling["1:8"]["seconds"] / scaling["8"]["seconds"], 2),
-        },
-    )
-    print(path.read_text())
+        # Written after each part, so that a run that is stopped leaves what it has measured.
+        facts = {"scaling": {}, "sleeping_actors": {}}
+        for actors in ("8", "1:8"):
+            facts["scaling"][actors] = measure(
+                corpus(SCALING_ROWS), folder / f"scaling{actors[0]}", actors, 0.2, 1 << 14
+            )
+        facts["time_of_1_to_8_actors_against_8"] = ratio(facts["scaling"], "1:8", "8", "seconds")
+        write_result("refine_scale", facts)
+        for actors, rows in SLEEPING_ROWS.items():
+            facts["sleeping_actors"][actors] = measure(
+                corpus(rows), folder / f"sleeping{actors}", str(actors), 0.2, 1 << 14
+            )
+        facts["speed_up_of_16_actors"] = ratio(facts["sleeping_actors"], 16, 1, "rows_per_second_while_all_work")
+        write_result("refine_scale", facts)
+        facts["small"] = measure(corpus(SMALL), folder / "small", "2")
+        write_result("refine_scale", facts)
+        facts["killed_and_resumed"] = seconds_until_a_killed_run_commits(corpus(SMALL), folder / "killed", SMALL)
+        write_result("refine_scale", facts)
+        facts["large"] = measure(corpus(options.rows), folder / "large", "2")
+        facts["driver_growth_mb"] = round(facts["large"]["driver_peak_mb"] - facts["small"]["driver_peak_mb"], 1)
+    print(write_result("refine_scale", facts).read_text())
+
+
+def ratio(measured, one, other, name):
+    """How a number of one measurement compares with that of another."""
+    return round(measured[one][name] / measured[other][name], 2)
 
 
 if __name__ == "__main__":

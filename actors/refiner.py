@@ -10,7 +10,7 @@ rows finish, and are committed, early.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 import pyarrow as pa
@@ -23,11 +23,12 @@ from actors.runs.session import check_session
 from actors.scoring.protocol import Scored, Scorer, ScoringTask
 from actors.scoring.scorer_thread import Result, ScorerThread
 from algorithms.chains import Chain
-from algorithms.refinement import Policy, Refinement, Reply, Request, ScoreRequest, refine
+from algorithms.refinement import Edit, Policy, Refinement, Reply, Request, ScoreRequest, refine
 from algorithms.row_errors import RowError
 
 PASSES_AHEAD: Final = 2  # prepared beyond the one that is computed; one of them waits in the scorer's thread
 SHORT_REQUEST: Final = 64  # tokens
+EDIT_FIELDS: Final = tuple(field.name for field in fields(Edit))
 LINGER_SECONDS: Final = 0.05  # an idle scorer waits at most this long for a preparation that would fill its pass
 
 
@@ -64,6 +65,7 @@ class Refiner:
         self._queue: deque[Row] = deque()  # not begun
         self._preparing: dict[_Work, bool] = {}  # whether an idle scorer should wait for it
         self._ready: deque[_Work] = deque()
+        self._ready_tokens = 0
         self._passes: set[asyncio.Task[None] | None] = set()  # in the scorer's thread
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -84,7 +86,7 @@ class Refiner:
 
     def _has_room(self) -> bool:
         """Whether a further row may start: the scorer is not sure of its next passes, and somebody can prepare."""
-        tokens = len(self._passes) * self._scorer.token_budget + sum(map(_cost, self._ready))
+        tokens = len(self._passes) * self._scorer.token_budget + self._ready_tokens
         room = (1 + PASSES_AHEAD) * self._scorer.token_budget
         return tokens < room and len(self._preparing) < 2 * self._scorer.num_preparing
 
@@ -92,7 +94,7 @@ class Refiner:
         """Whether to score what is ready: a full pass ahead of time, and any once nothing would fill it soon."""
         if not self._ready or len(self._passes) > 1:
             return False
-        if sum(map(_cost, self._ready)) >= self._scorer.token_budget:
+        if self._ready_tokens >= self._scorer.token_budget:
             return True
         return not self._passes and not any(self._preparing.values())
 
@@ -103,6 +105,7 @@ class Refiner:
             item = self._ready.popleft()
             work.append(item)
             room -= _cost(item)
+        self._ready_tokens -= self._scorer.token_budget - room
         return work
 
     async def _score(self, work: list[_Work]) -> None:
@@ -158,6 +161,7 @@ class Refiner:
             assert isinstance(request, ScoreRequest), "no policy asks for a merger"
             item.task = await self._scorer.prepare(request, item.task)
             self._ready.append(item)
+            self._ready_tokens += _cost(item)
         except RowError as error:
             self._quarantine(item, error)
         except SluiceError as error:
@@ -178,6 +182,7 @@ class Refiner:
         """End every batch in flight, and forget its rows."""
         for waiting in (self._queue, self._ready, self._preparing, self._passes):
             waiting.clear()
+        self._ready_tokens = 0
         for task in self._tasks - {asyncio.current_task()}:
             task.cancel()
         await self._ledger.fail(error)
@@ -197,7 +202,7 @@ class Refiner:
             "reason": None if edited else refinement.stopped,
             "refined_steps": list(refinement.steps),
             "refined_separators": list(refinement.separators),
-            "edits": [asdict(edit) for edit in refinement.edits],
+            "edits": [{name: getattr(edit, name) for name in EDIT_FIELDS} for edit in refinement.edits],
             "ppl_original": refinement.ppl_original,
             "ppl_refined": refinement.ppl_refined,
             "tokens_original": num_tokens[0],

@@ -26,6 +26,7 @@ UNCLOSED: Final = re.compile(r"\[/?asy\]|^[ \t]*(?:```|~~~)", re.MULTILINE)  # o
 MARK: Final = re.compile(
     r"\\\\|\\(?P<environment>begin|end)\s*\{(?P<name>[^{}\n]*)\}|(?P<mark>\\[()\[\]]|\$\$?|[{}]|\n[ \t]*\n)|\\[^\n]"
 )
+ANY_MARKUP: Final = re.compile(r"[\\$`~{}|\[]")
 CLOSING: Final = {r"\(": r"\)", r"\[": r"\]", "{": "}", "$": "$", "$$": "$$"}
 IN_PARAGRAPH: Final = ("$", "}", r"\)")  # what closes a formula in a line of text, which no blank line interrupts
 NUMBER: Final = re.compile(r"\s*(?:<<)?-?\.?\d")  # `<<` opens a calculation of GSM8K
@@ -56,6 +57,8 @@ class Markup:
 
 def parse_markup(text: str) -> Markup:
     """The markup of a text, in one pass. A mark without its partner protects nothing."""
+    if ANY_MARKUP.search(text) is None:
+        return Markup((), is_balanced=True)
     verbatim = [
         Span(match.start(), match.end(), "inline" if match[0].startswith("`") and not match["fence"] else "display")
         for match in VERBATIM.finditer(text)

@@ -215,8 +215,9 @@ def _without(steps: list[_Step], index: int) -> list[_Step]:
     """The steps without one. Of the gaps around it, the one with more new lines stays."""
     before, after = steps[:index], steps[index + 1 :]
     if before and after:
-        gap = max(steps[index].gap, after[0].gap, key=lambda gap: (gap.count("\n"), len(gap)))
-        after[0] = replace(after[0], gap=gap)
+        gaps = steps[index].gap, after[0].gap
+        if gaps[0] != gaps[1]:
+            after[0] = replace(after[0], gap=max(gaps, key=lambda gap: (gap.count("\n"), len(gap))))
     return before + after
 
 
@@ -255,7 +256,9 @@ class _VariantBuilder:
         for index in candidates:
             without = _without(steps, index)
             if self.policy.scope == "suffix":
-                variants += [self._after(without, index), self._after(steps, index + 1)]
+                length = len(self._tail(steps, index + 1))
+                texts = self._text(without), variants[0].text
+                variants += [Variant(text, (len(text) - length, len(text))) for text in texts]
             else:
                 variants.append(self.variant(without))
         return ScoreRequest(tuple(variants))
@@ -307,8 +310,8 @@ class _VariantBuilder:
 
     def _tail(self, steps: list[_Step], start: int) -> str:
         """The text from step `start` on, without the gap before it."""
-        text = "".join(part for step in steps[start:] for part in (self.gap(step), step.text))
-        text = text[len(self.gap(steps[start])) :] if start < len(steps) else text
+        parts = [part for step in steps[start:] for part in (self.gap(step), step.text)]
+        text = "".join(parts[1:])
         if self.policy.append_answer and not self.states_answer:
             text = self.joiner.join([text, self.chain.answer]) if start < len(steps) else self.chain.answer
         return text

@@ -285,7 +285,7 @@ class Ledger:
         # Commit often at first, so that a short run shows progress, and rarely later, so that files stay few. But Ray
         # gives no more rows while whole calls wait for their commit.
         now = time.monotonic()
-        wait = min(COMMIT_SECONDS_AT_MOST, COMMIT_SECONDS_AT_LEAST + (now - self._started) / 20)
+        wait = min(COMMIT_SECONDS_AT_MOST, COMMIT_SECONDS_AT_LEAST + (now - self._started) / 40)
         if self._num_waiting == 0 and any(not group.at_work for group in begun):
             wait = COMMIT_SECONDS_AT_LEAST
         return now - self._last_commit >= wait

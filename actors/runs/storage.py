@@ -53,7 +53,10 @@ class Storage:
     @retried
     def exists(self) -> bool:
         """Whether there is a file or folder."""
-        return self.filesystem.get_file_info(self.path).type != fs.FileType.NotFound
+        try:
+            return self.filesystem.get_file_info(self.path).type != fs.FileType.NotFound
+        except NotADirectoryError:  # fsspec says so of a path below a file
+            return False
 
     @retried
     def names(self) -> list[str]:

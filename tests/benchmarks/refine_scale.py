@@ -63,8 +63,9 @@ def run_once(source, output, num_actors, seconds_per_pass, token_budget):
     commits = [commit for commit in store.commits() if commit.committed_at > begun]  # not by a run that was killed
     # The clock starts at the first commit, so the rows in that commit do not count.
     first, last = commits[0].committed_at, commits[-1].committed_at
-    births = sorted(float(path.read_text()) for path in log.iterdir())
-    all_work = births[-1], min(path.stat().st_mtime for path in log.iterdir())
+    alive = [path for path in log.iterdir() if path.stat().st_mtime > begun]
+    births = sorted(float(path.read_text()) for path in alive)
+    all_work = births[-1], min(path.stat().st_mtime for path in alive)
     steady = [commit for commit in commits if all_work[0] < commit.committed_at <= all_work[1]]
     measured = {
         "rows": sum(commit.totals.num_rows for commit in commits),

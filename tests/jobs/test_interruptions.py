@@ -12,6 +12,7 @@ import pytest
 
 from actors.runs.folder import open_run_folder
 from actors.runs.records import RecordStore
+from tests.fixtures import flaky
 from tests.fixtures.runs import (
     command,
     committed,
@@ -31,6 +32,14 @@ TEMPLATE = "Q: {question}\nA:"
 def begun(log):
     """How often each row was begun, over all processes."""
     return Counter(line for path in log.iterdir() for line in path.read_text().splitlines())
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_run_on_a_storage_that_fails_now_and_then_loses_nothing(tmp_path):
+    flaky.register()
+    write_problems(tmp_path / "c.jsonl", 200)
+    assert refine_with_table(input=f"flaky://{tmp_path}/c.jsonl", output=f"flaky://{tmp_path}/run") == 0
+    assert len(records(tmp_path / "run")) == report(tmp_path / "run")["rows"]["total"] == 200
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -48,6 +48,12 @@ def test_a_storage_that_fails_now_and_then_loses_nothing(tmp_path, monkeypatch):
     assert not folder.exists()
 
 
+def test_nothing_exists_below_a_file(tmp_path):
+    flaky.register()
+    (tmp_path / "file").touch()
+    assert not open_storage(f"flaky://{tmp_path}/file/manifest.json").exists()
+
+
 def test_a_storage_that_does_not_come_back_is_lost(tmp_path, monkeypatch):
     monkeypatch.setattr(flaky, "EVERY", 1)
     flaky.register()

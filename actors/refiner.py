@@ -28,7 +28,7 @@ from algorithms.row_errors import RowError
 
 PASSES_AHEAD: Final = 2  # prepared beyond the one that is computed; one of them waits in the scorer's thread
 SHORT_REQUEST: Final = 64  # tokens
-EDIT_FIELDS: Final = tuple(field.name for field in fields(Edit))
+EDIT_FIELDS: Final = tuple(field.name for field in fields(Edit))  # `asdict` copies deeply
 LINGER_SECONDS: Final = 0.05  # an idle scorer waits at most this long for a preparation that would fill its pass
 
 
@@ -65,7 +65,7 @@ class Refiner:
         self._queue: deque[Row] = deque()  # not begun
         self._preparing: dict[_Work, bool] = {}  # whether an idle scorer should wait for it
         self._ready: deque[_Work] = deque()
-        self._ready_tokens = 0
+        self._ready_tokens = 0  # the cost of all that is ready
         self._passes: set[asyncio.Task[None] | None] = set()  # in the scorer's thread
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -26,7 +26,7 @@ UNCLOSED: Final = re.compile(r"\[/?asy\]|^[ \t]*(?:```|~~~)", re.MULTILINE)  # o
 MARK: Final = re.compile(
     r"\\\\|\\(?P<environment>begin|end)\s*\{(?P<name>[^{}\n]*)\}|(?P<mark>\\[()\[\]]|\$\$?|[{}]|\n[ \t]*\n)|\\[^\n]"
 )
-ANY_MARKUP: Final = re.compile(r"[\\$`~{}|\[]")
+ANY_MARKUP: Final = re.compile(r"[\\$`~{}|\[]")  # every kind of markup has one of these; most steps have none
 CLOSING: Final = {r"\(": r"\)", r"\[": r"\]", "{": "}", "$": "$", "$$": "$$"}
 IN_PARAGRAPH: Final = ("$", "}", r"\)")  # what closes a formula in a line of text, which no blank line interrupts
 NUMBER: Final = re.compile(r"\s*(?:<<)?-?\.?\d")  # `<<` opens a calculation of GSM8K

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -73,6 +73,7 @@ class Ledger:
         self._spending = threading.Lock()  # models compute in threads
         self._tasks: set[asyncio.Task[None]] = set()
         self._committer: asyncio.Task[None] | None = None
+        self._commits = asyncio.Lock()
         self._is_failing = False
         self._started = self._last_commit = time.monotonic()
         self._writers = ThreadPoolExecutor(WRITERS)
@@ -110,7 +111,7 @@ class Ledger:
                 if group.alone:
                     async with self._gate.alone():
                         await self._process_group(group)
-            await asyncio.gather(*(self._process_shared(group) for group in groups if not group.alone))
+            await _all_ended(self._process_shared(group) for group in groups if not group.alone)
         finally:
             for row in rows:
                 self._in_flight.pop(row["id"], None)
@@ -179,17 +180,21 @@ class Ledger:
         if self._is_failing:  # every row in flight reports a dead engine; the first report does it all
             return
         self._is_failing = True
-        with contextlib.suppress(UserError, StorageLost, OSError):  # `error` says more than a failed commit
-            await self._commit()
-        self._is_failing = False
-        if not isinstance(error, USERS_ERRORS):
-            words = "" if isinstance(error, EngineDied) else _described(error)
-            for group in set(self._in_flight.values()):
-                if group.note is not None and words:
-                    with contextlib.suppress(StorageLost, OSError):
-                        await asyncio.to_thread(group.note.with_error(words).write)
-                group.note = None
-        self._fail_all(error)
+        try:
+            with contextlib.suppress(UserError, StorageLost, OSError):  # `error` says more than a failed commit
+                await self._commit()
+            if not isinstance(error, USERS_ERRORS):
+                await self._leave_notes("" if isinstance(error, EngineDied) else _described(error))
+        finally:
+            self._is_failing = False
+            self._fail_all(error)
+
+    async def _leave_notes(self, words: str) -> None:
+        for group in set(self._in_flight.values()):
+            if group.note is not None and words:
+                with contextlib.suppress(StorageLost, OSError):
+                    await asyncio.to_thread(group.note.with_error(words).write)
+            group.note = None
 
     def _grouped(self, rows: list[Row], begin: Begin) -> list["_Group"]:
         suspects = {row["id"]: row for row in rows if self._journal.is_suspect(row["id"])}
@@ -215,6 +220,8 @@ class Ledger:
             self.raised(row, error)
 
     def _fail_all(self, error: BaseException) -> None:
+        self._finished.clear()  # these rows are given back, and done again
+        self._doubtful.clear()
         for group in set(self._in_flight.values()):
             if not group.committed.done():
                 group.committed.set_exception(error)
@@ -239,8 +246,9 @@ class Ledger:
                 self._num_waiting -= 1
             ids, shards = ([row[name] for row in group.rows] for name in ("id", "shard"))
             group.note = await asyncio.to_thread(self._journal.begin, ids, shards, group.alone)
-            group.has_begun = True
-            group.begin(self._sound(group))
+            if not group.committed.done():  # by a failure in the meantime
+                group.has_begun = True
+                group.begin(self._sound(group))
             if self._committer is None or self._committer.done():
                 self._committer = asyncio.create_task(self._commit_by_the_clock())
             await group.committed
@@ -291,9 +299,19 @@ class Ledger:
         return now - self._last_commit >= wait
 
     async def _commit(self) -> None:
-        await asyncio.to_thread(check_session, self._run, self._session)
+        """Commit what is finished. No file is being written any more once this returns or raises."""
+        async with self._commits:
+            await asyncio.to_thread(check_session, self._run, self._session)
+            files = self._take_finished()
+            if files:
+                await asyncio.to_thread(self._log.announce, [commit for commit, _ in files])
+                await _all_ended(self._write(commit, part) for commit, part in files)
+            self._last_commit = time.monotonic()
+
+    def _take_finished(self) -> list[tuple[Commit, list[tuple[Row, list[Row]]]]]:
+        """What is finished, a file each. The first file's totals carry what the work has cost."""
         finished, self._finished = self._finished, {}
-        files: list[tuple[Commit, list[tuple[Row, list[Row]]]]] = []
+        files = []
         for shard, rows in finished.items():
             for first in range(0, len(rows), COMMIT_ROWS):
                 part = rows[first : first + COMMIT_ROWS]
@@ -302,10 +320,7 @@ class Ledger:
                     spent, self._spent = self._spent, {}
                 totals.sums.update(spent)
                 files.append((commit_of(shard, totals), part))
-        if files:
-            await asyncio.to_thread(self._log.announce, [commit for commit, _ in files])
-            await asyncio.gather(*(self._write(commit, part) for commit, part in files))
-        self._last_commit = time.monotonic()
+        return files
 
     async def _write(self, commit: Commit, part: list[tuple[Row, list[Row]]]) -> None:
         records = [record for _, mine in part for record in mine]
@@ -335,6 +350,13 @@ class _Group:
         self._uncommitted -= 1
         if self._uncommitted == 0 and not self.committed.done():
             self.committed.set_result(None)
+
+
+async def _all_ended(work: Iterable[Awaitable[None]]) -> None:
+    """Wait for all of `work`, then raise the first error. `gather` alone raises while the others go on."""
+    for outcome in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
 
 
 def _described(error: BaseException) -> str:

@@ -1,6 +1,8 @@
 """When the ledger commits, and what becomes of rows when the work on them fails."""
 
 import asyncio
+import threading
+import time
 from collections import Counter
 from types import SimpleNamespace
 
@@ -13,6 +15,7 @@ from actors.runs.folder import open_run_folder
 from actors.runs.journal import read_notes
 from actors.runs.ledger import Ledger
 from actors.runs.record_kinds import REFINEMENT
+from actors.runs.records import write_records
 from actors.runs.session import begin_session
 from tests.fixtures.rows import chain_row
 from tests.fixtures.runs import records
@@ -150,3 +153,39 @@ def test_an_error_of_the_process_leaves_notes_with_its_last_words(tmp_path, erro
     notes = read_notes(open_run_folder(str(tmp_path)).journal)
     assert {row_id for note in notes for row_id in note.ids} == {"r1", "r2", "r3"}
     assert {note.error for note in notes} == {words}
+
+
+def test_rows_that_a_failure_gives_back_are_not_committed_later(tmp_path, monkeypatch):
+    writing = threading.Event()
+
+    def first_write_is_slow(*arguments):
+        if not writing.is_set():
+            writing.set()
+            time.sleep(0.5)
+        write_records(*arguments)
+
+    monkeypatch.setattr("actors.runs.ledger.write_records", first_write_is_slow)
+    monkeypatch.setattr("actors.runs.ledger.COMMIT_SECONDS_AT_LEAST", 0.0)
+    ledger = open_ledger(tmp_path)
+
+    async def fail_during_the_commit(row):
+        if row["id"] != "r1":
+            await asyncio.to_thread(writing.wait)
+        if row["id"] == "r3":
+            raise UserError("not now")
+        ledger.finish(row, UNCHANGED)
+
+    async def finish(row):
+        ledger.finish(row, UNCHANGED)
+
+    async def run():
+        with pytest.raises(UserError, match="not now"):
+            await ledger.process(table_of(1, 2, 3), fail_during_the_commit)
+        given_back = {"r1", "r2", "r3"} - set(records(tmp_path))
+        assert "r3" in given_back
+        other = open_ledger(tmp_path)
+        await other.process_together(table_of(1, 2, 3), lambda rows: [other.finish(row, UNCHANGED) for row in rows])
+        await ledger.process(table_of(4), finish)
+        assert set(records(tmp_path)) == {"r1", "r2", "r3", "r4"}  # each once
+
+    asyncio.run(asyncio.wait_for(run(), timeout=60))

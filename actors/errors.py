@@ -16,7 +16,17 @@ message and can be pickled, so that it travels from a worker to the driver as an
 
 
 class SluiceError(Exception):
-    """Base of the tree."""
+    """Base of the tree.
+
+    The message is kept beside `args`, to which Ray Data appends advice of its own, once for each call in flight.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self._message = message
+
+    def __str__(self) -> str:
+        return self._message
 
 
 class UserError(SluiceError, ValueError):

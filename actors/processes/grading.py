@@ -35,5 +35,5 @@ def _grade(question: str, gold: str, text: str, is_numeric: bool) -> dict[str, A
         return asdict(grade(question, gold, text, last_number=is_numeric))
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001  one sample must not end the pool's process
         return {"reason": f"failed: {type(error).__name__}: {str(error)[:200]}"}

@@ -63,6 +63,6 @@ class ScorerThread:
             [result] = self._scorer.score([task])
         except SluiceError:
             raise
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  it is this row's: the caller quarantines it
             return error
         return result

@@ -21,6 +21,7 @@ from jobs.reports.parts import clock
 POLL_SECONDS: Final = 2.0
 LOG_EVERY_SECONDS: Final = 60
 CHECK_EVERY_SECONDS: Final = 30
+PROBE_BYTES: Final = 1 << 20  # about what a commit writes: a full disk still takes small files
 
 
 class Progress:
@@ -88,7 +89,9 @@ class Watch:
         if short := cluster.shortage(self._ask, self._least):
             return f"waiting: {short}"
         try:
-            self._run.probe.write_bytes(b"")
+            with self._run.probe.writing() as stream:
+                stream.write(bytes(PROBE_BYTES))
+            self._run.probe.delete_file()
         except OSError as error:
             return f"cannot write to {self._run.path}, waiting: {' '.join(str(error).split())}"
         return None

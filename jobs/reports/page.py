@@ -74,6 +74,8 @@ def _throughput(commits: list[Commit], manifest: Manifest) -> list[dict[str, flo
     points: list[dict[str, float]] = []
     worked = 0.0
     starts = [session.started_at for session in manifest.sessions]
+    if commits:
+        starts[0] = min(starts[0], commits[0].committed_at)  # clocks differ between nodes, and are set back
     for start, end in zip(starts, [*starts[1:], math.inf], strict=True):
         mine = [commit for commit in commits if start <= commit.committed_at < end]
         if not mine:

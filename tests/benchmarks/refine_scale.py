@@ -59,6 +59,7 @@ def run_once(source, output, num_actors, seconds_per_pass, token_budget):
     begun = time.time()
     refine.run(config, functools.partial(TimedScorer, log, seconds_per_pass, token_budget))
     whole = time.time() - begun
+    memory = memory_by_kind()
     store = RecordStore(open_run_folder(str(output)))
     commits = [commit for commit in store.commits() if commit.committed_at > begun]  # not by a run that was killed
     # The clock starts at the first commit, so the rows in that commit do not count.
@@ -76,11 +77,19 @@ def run_once(source, output, num_actors, seconds_per_pass, token_budget):
         "seconds_until_all_actors": births[-1] - births[0],
         "actors": len(births),
         "driver_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "driver_own_mb": memory["RssAnon"],
+        "driver_shared_mb": memory["RssShmem"],  # mostly Ray's object store
         "committed_files": len(store.commits()),
         "merged_files": len(store.files()),
         "merged_mb_at_most": max(path.stat().st_size for path in output.glob("rows/*.parquet")) / 2**20,
     }
     print(json.dumps(measured))
+
+
+def memory_by_kind():
+    """This process's resident memory in MiB by Linux's names for its kinds."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines if line.startswith("Rss")}
 
 
 def arguments(source, output, num_actors, seconds_per_pass=0.0, token_budget=1 << 16):

@@ -1,10 +1,13 @@
 """Every verb on an object store: moto's S3 server on this machine, reached as users reach theirs, through variables."""
 
+import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
 
+import boto3
 import pytest
 
 from actors.runs.folder import open_run_folder
@@ -55,6 +58,24 @@ def upload(s3, source, name):
 
     open_storage(f"{s3}/{name}").write_bytes(source.read_bytes())
     return f"{s3}/{name}"
+
+
+def client():
+    """A client of the server, for what no run does itself."""
+    return boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+
+
+@contextlib.contextmanager
+def refusing_writes(folder):
+    """A bucket policy against writes below a folder, as when the key may only read, or has expired."""
+    refused = {"Effect": "Deny", "Principal": "*", "Action": "s3:PutObject",
+               "Resource": f"arn:aws:s3:::{BUCKET}/{folder}/*"}  # fmt: skip
+    policy = {"Version": "2012-10-17", "Statement": [refused]}
+    client().put_bucket_policy(Bucket=BUCKET, Policy=json.dumps(policy))
+    try:
+        yield
+    finally:
+        client().delete_bucket_policy(Bucket=BUCKET)
 
 
 def names(uri):
@@ -118,3 +139,35 @@ def test_a_killed_run_on_an_object_store_resumes(s3, tmp_path):
     assert set(records(f"{s3}/killed")) == {f"k.jsonl:{number}" for number in range(300)}
     report = json.loads((open_run_folder(f"{s3}/killed").report_json).read_bytes())
     assert report["sessions"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_bucket_that_may_not_be_written_is_refused_in_one_line(s3, tmp_path):
+    corpus = upload(s3, write_problems(tmp_path / "r.jsonl", 3), "r.jsonl")
+    with refusing_writes("refused"):
+        result = command("tests.fixtures.table_refine", tmp_path, 0, "--input", corpus, "--output", f"{s3}/refused",
+                         "--unmerged", "drop")  # fmt: skip
+    assert result.returncode == 2
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith(f"table_refine: error: cannot write to output {BUCKET}/refused")
+    assert "ACCESS_DENIED" in line
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_waits_for_credentials_and_says_so_and_resumes_if_they_came_too_late(s3, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLUICE_STORAGE_PATIENCE", "45")
+    corpus = upload(s3, write_problems(tmp_path / "e.jsonl", 300), "e.jsonl")
+    args = ["tests.fixtures.table_refine", tmp_path, 0.05, "--input", corpus, "--output", f"{s3}/expired",
+            "--t1", 1.0, "--unmerged", "drop"]  # fmt: skip
+    job = start(*args, stderr=subprocess.PIPE)
+    wait_for(lambda: any(name.startswith("_rows/") for name in names(f"{s3}/expired")), job)
+    with refusing_writes("expired"):
+        errors = job.communicate()[1]
+    assert job.returncode == 1
+    assert f"cannot write to {BUCKET}/expired, waiting: " in errors
+    assert errors.splitlines()[-1].endswith("; repeat the command to resume")
+    assert 0 < len(records(f"{s3}/expired")) < 300
+    done(*args)
+    assert set(records(f"{s3}/expired")) == {f"e.jsonl:{number}" for number in range(300)}

@@ -26,6 +26,7 @@ REASONS: Final = MappingProxyType(
         "out_of_memory": "the row does not fit in memory, even alone",
         "not_finite": "the perplexity of the row is not finite",
         "raised": "working on the row raises an exception",
+        "unwritable": "the record of the row cannot be written",
         "kills_the_process": "the row crashes its worker process",
     }
 )

@@ -116,12 +116,15 @@ def _rows(
     store: RecordStore, target: Target, messages_column: str | None, left_out: dict[str, int]
 ) -> Iterator[dict[str, Any]]:
     view = VIEWS[target]
-    for batch in store.batches(COLUMNS):
-        for record in batch.to_pylist():
-            if record["status"] == "quarantined" or (view.refined_only and record["status"] == "unchanged"):
-                left_out[record["status"]] += 1
-            else:
-                yield {"id": record["id"], **view.row(_pair(record, messages_column))}
+    try:
+        for batch in store.batches(COLUMNS):
+            for record in batch.to_pylist():
+                if record["status"] == "quarantined" or (view.refined_only and record["status"] == "unchanged"):
+                    left_out[record["status"]] += 1
+                else:
+                    yield {"id": record["id"], **view.row(_pair(record, messages_column))}
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"cannot read the records of the run: {error}") from None
 
 
 def _write(rows: Iterator[dict[str, Any]], schema: pa.Schema, folder: Storage, config: ExportConfig) -> int:

@@ -142,8 +142,9 @@ class Corpus:
         """The rows of a part as tables of `schema`, at most `rows_per_block` rows each."""
         file_index = part.file - self.first_file
         rows = (self._row(file_index, *row) for row in _rows(self.files[file_index], part))
-        while block := list(itertools.islice(rows, rows_per_block)):
-            yield pa.Table.from_pylist(block, schema=self.schema)
+        with damage_as_user_error(self.files[file_index]):
+            while block := list(itertools.islice(rows, rows_per_block)):
+                yield pa.Table.from_pylist(block, schema=self.schema)
 
     def records(self, file_index: int) -> Iterator[Any]:
         """The raw records of one file: dicts, other JSON values, and a RowError for each line that is not JSON."""

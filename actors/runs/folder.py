@@ -46,6 +46,10 @@ class RunFolder:
         """The folder for a run at work, which waits for its storage."""
         return RunFolder(self.root.patient())
 
+    def hasty(self) -> "RunFolder":
+        """The folder for a person who waits for the answer."""
+        return RunFolder(self.root.hasty())
+
     @property
     def path(self) -> str:
         """The folder's path on its file system, for messages."""

@@ -11,9 +11,10 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
@@ -41,6 +42,7 @@ WRITERS: Final = 8  # files that are written at once
 USERS_ERRORS: Final = (UserError, StorageLost, asyncio.CancelledError)  # of which no row is the cause
 
 Row = dict[str, Any]
+_FinishedRow = tuple[Row, list[Row]]  # with its records
 Begin = Callable[[list[Row]], None]
 
 
@@ -55,6 +57,7 @@ class Ledger:
         check_session(self._run, session)
         self._session = session
         self._kind = kind
+        self._sources = [(name, kind.taken_from.get(name, name)) for name in kind.schema.names]
         for folder in (self._run.committed, self._run.journal, self._run.commit_logs):
             folder.make_folder()
         self._log = CommitWriter(self._run.commit_logs, session)
@@ -66,9 +69,10 @@ class Ledger:
         self._admission = asyncio.Lock()
         self._num_waiting = 0  # groups that wait for places
         self._in_flight: dict[str, _Group] = {}
-        self._finished: dict[str, list[tuple[Row, list[Row]]]] = {}  # shard -> rows with their records
-        self._is_proven = False  # the process has finished a row
-        self._doubtful: dict[str, Row] = {}  # rows that have raised once, and wait for that
+        self._finished: dict[str, list[_FinishedRow]] = {}  # by shard
+        self._num_proofs = 0  # rows that were finished: the process works
+        self._doubtful: dict[str, Row] = {}  # rows that have raised once, and wait for a proof
+        self._on_trial: str | None = None  # the one of them that is tried again
         self._spent: dict[str, float] = {}
         self._spending = threading.Lock()  # models compute in threads
         self._tasks: set[asyncio.Task[None]] = set()
@@ -87,9 +91,7 @@ class Ledger:
 
         def begin(rows: list[Row]) -> None:
             for row in rows:
-                task = asyncio.create_task(self._guarded(work, row))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._start(self._guarded(work, row))
 
         return await self.process_together(table, begin)
 
@@ -120,50 +122,64 @@ class Ledger:
 
     def finish(self, row: Row, *records: Row) -> None:
         """Hand in the terminal records of a row. A column that a record lacks takes the row's own value."""
-        sources = {name: self._kind.taken_from.get(name, name) for name in self._kind.schema.names}
-        given = {name: row[source] for name, source in sources.items() if source in row}
         group = self._in_flight.get(row["id"])
         if group is None or row["id"] not in group.at_work:
             return  # after a failure, which has given the row back
         group.at_work.discard(row["id"])
-        self._finished.setdefault(row["shard"], []).append((row, [given | record for record in records]))
+        self._finished.setdefault(row["shard"], []).append((row, [self._record(row, record) for record in records]))
         assert self._places is not None, "rows at work hold places"
         self._places.release()
-        if not self._is_proven and records and records[0]["status"] != "quarantined":
-            self._is_proven = True
-            self._try_again()
+        if row["id"] == self._on_trial:
+            self._on_trial = None
+        if records and records[0]["status"] != "quarantined":
+            self._num_proofs += 1
+        self._settle_doubts()
 
     def quarantine(self, row: Row, error: RowError | str, **values: Any) -> None:
         """Hand in a row that cannot be worked on, with the reason."""
-        values |= {self._kind.row_column: row["id"]}
-        self.finish(row, {"status": "quarantined", "reason": str(error)} | values)
+        self.finish(row, self._quarantined(row, str(error)) | values)
+
+    def _quarantined(self, row: Row, reason: str) -> Row:
+        return {"status": "quarantined", "reason": reason, self._kind.row_column: row["id"]}
+
+    def _record(self, row: Row, record: Row) -> Row:
+        return {name: row[source] for name, source in self._sources if source in row} | record
 
     def raised(self, row: Row, error: Exception) -> None:
         """Hand in a row whose own work raised something unexpected. It is tried once more, then quarantined.
 
-        The second trial waits until another row is finished: before that the fault may be the process's. If every row
-        at work has raised, the process fails, and the journal isolates the row if it is a row's.
+        The second trial waits until another row is finished, if there is one at work. Rows are tried again one at a
+        time, since one of them may spoil the others' work. If a row raises twice and none was finished in between, the
+        fault may be the process's: it fails, and the journal isolates the row if it is a row's.
         """
         logger.error("row %s raised", row["id"], exc_info=error)
         group = self._in_flight.get(row["id"])
         if group is None or row["id"] not in group.at_work:
             return
-        if row["id"] in group.raised:
+        proofs_before = group.raised.setdefault(row["id"], self._num_proofs)
+        if row["id"] != self._on_trial:
+            self._doubtful[row["id"]] = row
+            self._settle_doubts()
+        elif self._num_proofs > proofs_before:
             self.quarantine(row, RowError("raised", _described(error)))
-            return
-        group.raised.add(row["id"])
-        self._doubtful[row["id"]] = row
-        at_work = {row_id for each in set(self._in_flight.values()) if each.has_begun for row_id in each.at_work}
-        if self._is_proven:
-            self._try_again()
-        elif at_work <= self._doubtful.keys():
-            self._tasks.add(asyncio.create_task(self.fail(error)))
+        else:
+            self._start(self.fail(error))
 
-    def _try_again(self) -> None:
-        doubtful, self._doubtful = self._doubtful, {}
-        for row_id, row in doubtful.items():
-            if row_id in self._in_flight:
-                self._in_flight[row_id].begin([row])
+    def _settle_doubts(self) -> None:
+        """Try a row again that has raised, if the process has proved since that it works, or has no other row to."""
+        if self._on_trial is not None or not self._doubtful:
+            return
+        row_id = next(iter(self._doubtful))
+        at_work = {each for group in set(self._in_flight.values()) if group.has_begun for each in group.at_work}
+        group = self._in_flight[row_id]
+        if self._num_proofs > group.raised[row_id] or at_work <= self._doubtful.keys():
+            self._on_trial = row_id
+            group.begin([self._doubtful.pop(row_id)])
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def spend(self, **amounts: float) -> None:
         """Add to the cost of the work. The next commit's totals carry it."""
@@ -181,7 +197,7 @@ class Ledger:
             return
         self._is_failing = True
         try:
-            with contextlib.suppress(UserError, StorageLost, OSError):  # `error` says more than a failed commit
+            with contextlib.suppress(Exception):  # `error` says more than a failed commit
                 await self._commit()
             if not isinstance(error, USERS_ERRORS):
                 await self._leave_notes("" if isinstance(error, EngineDied) else _described(error))
@@ -222,6 +238,7 @@ class Ledger:
     def _fail_all(self, error: BaseException) -> None:
         self._finished.clear()  # these rows are given back, and done again
         self._doubtful.clear()
+        self._on_trial = None
         for group in set(self._in_flight.values()):
             if not group.committed.done():
                 group.committed.set_exception(error)
@@ -257,7 +274,8 @@ class Ledger:
                 self._places.release()
             for row in group.rows:
                 self._in_flight.pop(row["id"], None)
-            if group.note is not None:  # after an error of the user as well: the rows are no suspects
+            # After an error of the user as well: the rows are no suspects. A storage that is lost is not asked again.
+            if group.note is not None and not (group.committed.done() and _is_storage_lost(group.committed)):
                 await asyncio.to_thread(self._journal.end, group.note)
 
     def _sound(self, group: "_Group") -> list[Row]:
@@ -279,7 +297,9 @@ class Ledger:
                 await asyncio.sleep(POLL_SECONDS)
                 if self._is_commit_due():
                     await self._commit()
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001  every call in flight raises it
+            await self.fail(error)
+        except asyncio.CancelledError as error:
             self._fail_all(error)
             raise
 
@@ -302,34 +322,56 @@ class Ledger:
         """Commit what is finished. No file is being written any more once this returns or raises."""
         async with self._commits:
             await asyncio.to_thread(check_session, self._run, self._session)
-            files = self._take_finished()
+            finished, self._finished = self._finished, {}
+            files = await asyncio.to_thread(self._files, finished)
             if files:
-                await asyncio.to_thread(self._log.announce, [commit for commit, _ in files])
-                await _all_ended(self._write(commit, part) for commit, part in files)
+                await asyncio.to_thread(self._log.announce, [file.commit for file in files])
+                await _all_ended(map(self._write, files))
             self._last_commit = time.monotonic()
 
-    def _take_finished(self) -> list[tuple[Commit, list[tuple[Row, list[Row]]]]]:
-        """What is finished, a file each. The first file's totals carry what the work has cost."""
-        finished, self._finished = self._finished, {}
+    def _files(self, finished: dict[str, list[_FinishedRow]]) -> list["_File"]:
+        """What is finished, as files. The first file's totals carry what the work has cost."""
         files = []
         for shard, rows in finished.items():
             for first in range(0, len(rows), COMMIT_ROWS):
                 part = rows[first : first + COMMIT_ROWS]
-                totals = Totals.of(self._kind, len(part), (record for _, mine in part for record in mine))
+                table, records = self._table(part)
+                totals = Totals.of(self._kind, len(part), records)
                 with self._spending:
                     spent, self._spent = self._spent, {}
                 totals.sums.update(spent)
-                files.append((commit_of(shard, totals), part))
+                files.append(_File(commit_of(shard, totals), table, [row["id"] for row, _ in part]))
         return files
 
-    async def _write(self, commit: Commit, part: list[tuple[Row, list[Row]]]) -> None:
+    def _table(self, part: list[_FinishedRow]) -> tuple[pa.Table, list[Row]]:
+        """The records of some rows. A row whose records Arrow cannot hold, such as half a character, is quarantined."""
         records = [record for _, mine in part for record in mine]
-        arguments = (self._run.committed, commit, records, self._kind.schema)
+        try:
+            return pa.Table.from_pylist(records, schema=self._kind.schema), records
+        except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+            if len(part) == 1:
+                [(row, _)] = part
+                reason = str(RowError("unwritable", _described(error)))
+                return self._table([(row, [self._record(row, self._quarantined(row, reason))])])
+        tables, found = zip(*(self._table([each]) for each in part), strict=True)
+        return pa.concat_tables(tables), [record for mine in found for record in mine]
+
+    async def _write(self, file: "_File") -> None:
+        arguments = (self._run.committed, file.commit, file.table)
         await asyncio.get_running_loop().run_in_executor(self._writers, write_records, *arguments)
-        self._metrics.count(commit.totals)
-        for row, _ in part:
-            if row["id"] in self._in_flight:  # not after a failure
-                self._in_flight[row["id"]].count_committed()
+        self._metrics.count(file.commit.totals)
+        for row_id in file.row_ids:
+            if row_id in self._in_flight:  # not after a failure
+                self._in_flight[row_id].count_committed()
+
+
+@dataclass(frozen=True)
+class _File:
+    """Records that are about to be committed, of the rows `row_ids`."""
+
+    commit: Commit
+    table: pa.Table
+    row_ids: list[str]
 
 
 class _Group:
@@ -342,7 +384,7 @@ class _Group:
         self.note: Note | None = None
         self.has_begun = False
         self.at_work = {row["id"] for row in rows}
-        self.raised: set[str] = set()
+        self.raised: dict[str, int] = {}  # rows that have raised, with the number of proofs before
         self._uncommitted = len(rows)
         self.committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -359,8 +401,13 @@ async def _all_ended(work: Iterable[Awaitable[None]]) -> None:
             raise outcome
 
 
+def _is_storage_lost(committed: asyncio.Future[None]) -> bool:
+    return not committed.cancelled() and isinstance(committed.exception(), StorageLost)
+
+
 def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return words.encode("utf-8", "backslashreplace").decode()
 
 
 class _Gate:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from actors.runs.commits import CommitReader
 from actors.runs.folder import RunFolder
 from actors.runs.record_kinds import RecordKind
+from actors.runs.retries import patiently
 from actors.runs.storage import Storage
 from actors.runs.totals import Totals
 
@@ -88,8 +89,8 @@ class _Waiting:
 
 
 def run_merge(task: MergeTask) -> Totals:
-    """Run one task, in a worker."""
-    return task()
+    """Run one task, in a worker. Repeats it when the storage fails."""
+    return patiently(task, task.run.path)
 
 
 def plan_merge(run: RunFolder, kind: RecordKind) -> list[MergeTask]:
@@ -108,10 +109,15 @@ def plan_merge(run: RunFolder, kind: RecordKind) -> list[MergeTask]:
     return [MergeTask(run, kind, f"part-{number:05d}.parquet", tuple(files)) for number, files in enumerate(groups)]
 
 
-def merge(run: RunFolder, kind: RecordKind, run_all: Callable[[Sequence[MergeTask]], Iterable[Totals]]) -> Totals:
+def merge(
+    run: RunFolder,
+    kind: RecordKind,
+    run_all: Callable[[Sequence[MergeTask]], Iterable[Totals]],
+    check: Callable[[], None] = lambda: None,
+) -> Totals:
     """Merge the committed files of a run, of which no worker writes any more. `run_all` runs the tasks.
 
-    Returns the totals of the records in `rows`.
+    `check` raises if the run is no longer this command's. Returns the totals of the records in `rows`.
     """
     run.rows.delete_folder()  # what a merge that died has left
     run.rows.make_folder()
@@ -122,6 +128,7 @@ def merge(run: RunFolder, kind: RecordKind, run_all: Callable[[Sequence[MergeTas
     totals = Totals.over(commit.totals for commit in commits)
     for each in left_out:
         totals.subtract(each)
+    check()
     run.commit_history.write_bytes("".join(commit.line() for commit in commits).encode())
     run.rows_done.write_bytes(json.dumps(totals.as_dict()).encode())
     return totals

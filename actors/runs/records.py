@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,11 +33,10 @@ def new_file(shard: str) -> str:
     return f"{shard}/{uuid.uuid4().hex[:12]}.parquet"
 
 
-def write_records(folder: Storage, commit: Commit, records: list[dict[str, Any]], schema: pa.Schema) -> None:
+def write_records(folder: Storage, commit: Commit, records: pa.Table) -> None:
     """Write a file of records, with its entry of the log in its footer too."""
-    sealed = schema.with_metadata({SUMMARY_KEY: commit.line().encode()})
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(records, schema=sealed), sink, compression="zstd")
+    pq.write_table(records.replace_schema_metadata({SUMMARY_KEY: commit.line().encode()}), sink, compression="zstd")
     (folder / commit.file).write_bytes(sink.getvalue())
 
 
@@ -106,7 +105,7 @@ class RecordStore:
 
     def _from_footer(self, name: str) -> Commit:
         file = self._run.committed / name
-        return Commit.from_line(pq.read_schema(file.path, filesystem=file.filesystem).metadata[SUMMARY_KEY])
+        return Commit.from_line(pq.read_schema(pa.BufferReader(file.read_bytes())).metadata[SUMMARY_KEY])
 
 
 class ShardIds:

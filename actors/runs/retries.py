@@ -8,6 +8,7 @@ import functools
 import itertools
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, cast
 
@@ -22,6 +23,8 @@ FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 15.0
 # What says that a thing is not there, or cannot be: repeating the call changes nothing.
 FINAL: Final = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, InterruptedError)
+# How Arrow's decoders say that the bytes themselves are wrong. They raise a plain OSError.
+DAMAGE: Final = re.compile(r"inflate failed|corrupt|decompress|thrift|magic bytes|end of stream", re.IGNORECASE)
 CLIENTS: Final = ("aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "huggingface_hub", "requests")
 
 Item = TypeVar("Item")
@@ -49,7 +52,7 @@ def patience_seconds() -> float:
 
 def may_pass(error: BaseException, is_patient: bool) -> bool:
     """Whether the same call may succeed later. To a run at work, even a refusal may pass: credentials are renewed."""
-    if isinstance(error, FINAL):
+    if isinstance(error, FINAL) or (isinstance(error, OSError) and DAMAGE.search(str(error))):
         return False
     if isinstance(error, PermissionError):
         return is_patient
@@ -77,6 +80,16 @@ def retried(
     return cast(Callable[Concatenate[Place, Arguments], Result], repeated)
 
 
+def patiently(call: Callable[[], Result], path: str) -> Result:
+    """Call until it succeeds, as a run at work does. Raises what cannot pass, and StorageLost after its patience."""
+    try:
+        return _retrying(path, is_patient=True)(call)
+    except Exception as error:
+        if may_pass(error, is_patient=True):
+            raise _last(error, path, is_patient=True) from error
+        raise
+
+
 class Resumed(Iterator[Item]):
     """The items of `make()`. When reading fails, a fresh iterator goes on after the items already given."""
 
@@ -87,12 +100,7 @@ class Resumed(Iterator[Item]):
         self._num_given = 0
 
     def __next__(self) -> Item:
-        try:
-            item = _retrying(self._path, is_patient=True)(self._following)
-        except Exception as error:
-            if may_pass(error, is_patient=True):
-                raise _last(error, self._path, is_patient=True) from error
-            raise
+        item = patiently(self._following, self._path)
         if not item:
             raise StopIteration
         self._num_given += 1

@@ -18,6 +18,7 @@ from jobs.driver import environment
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PACKAGES: Final = ("algorithms", "actors", "jobs", "serve")  # what workers on other nodes import
+READER_CPUS: Final = 1  # of a task that reads, which Ray Data fuses with its own that cuts the blocks
 CONNECT_SECONDS: Final = 5.0
 OURS: Final = "Progress bars disabled"
 
@@ -142,10 +143,24 @@ class Ask:
 
 
 def num_placeable(ask: Ask) -> int:
-    """How many such actors the nodes that are there now have room for."""
+    """How many such actors the nodes that are there now have room for, beside a task that reads."""
     import ray
 
-    return sum(ask.fits(node["Resources"]) for node in ray.nodes() if node["Alive"])
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    with_reader = (
+        [{**node, "CPU": node.get("CPU", 0.0) - READER_CPUS} if node is reads else node for node in nodes]
+        for reads in nodes
+        if reads.get("CPU", 0.0) >= READER_CPUS
+    )
+    return max((sum(map(ask.fits, each)) for each in with_reader), default=0)
+
+
+def free_resources() -> str:
+    """What no actor and no task on the cluster has taken, as text."""
+    import ray
+
+    free = ray.available_resources()
+    return " and ".join(f"{free.get(kind, 0.0):g} {kind}" for kind in ("CPU", "GPU"))
 
 
 def shortage(ask: Ask, least: int) -> str | None:
@@ -158,7 +173,8 @@ def shortage(ask: Ask, least: int) -> str | None:
     largest: Mapping[str, float] = max(nodes, key=lambda node: (node.get("GPU", 0.0), node.get("CPU", 0.0)), default={})
     has = " and ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}" for kind in ("CPU", "GPU"))
     return (
-        f"{least} actor(s) ask for {ask} each; the cluster has {has} on {len(nodes)} node(s), "
+        f"{least} actor(s) ask for {ask} each and reading for {READER_CPUS} CPU; "
+        f"the cluster has {has} on {len(nodes)} node(s), "
         f"the largest {largest.get('CPU', 0.0):g} CPU and {largest.get('GPU', 0.0):g} GPU"
     )
 

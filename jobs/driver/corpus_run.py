@@ -4,6 +4,7 @@ Starts or resumes the run, streams the corpus through the workers, writes the re
 quarantined rows. A worker is a class of `actors` whose instances are callables over tables and own a `Ledger`.
 """
 
+import contextlib
 import math
 import os
 import pickle
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
-from actors.errors import UserError
+from actors.errors import StorageLost, UserError
 from actors.runs import manifest
 from actors.runs.corpus import ROWS_PER_SHARD, Corpus, Part, read_part
 from actors.runs.folder import RunFolder, open_run_folder
@@ -184,9 +185,11 @@ def run(this: CorpusRun) -> int:
         with ray_for(config):
             _check_visible(this, output)
             totals = _work(this, at_work, session, estimate)
-    except KeyboardInterrupt:
-        forgive(at_work.journal, session)
+    except (KeyboardInterrupt, StorageLost):
+        with contextlib.suppress(OSError):
+            forgive(output.journal, session)
         raise
+    check_session(at_work, session)  # another command may have begun to merge as well
     record.status = "finished"
     record.num_input_rows = totals.num_rows
     record.totals = totals.as_dict()
@@ -206,8 +209,9 @@ def _work(this: CorpusRun, output: RunFolder, session: str, estimate: inputs.Row
     rows = estimate if None in counts else inputs.RowCount(sum(count or 0 for count in counts), is_exact=True)
     corpus = reading.with_repeated_ids(this.corpus, parts)
     left = reading.without_done(parts, commits)
-    watch = Watch(output, this.config.ask, this.config.actor_range[0])
-    with Progress(RowsLine(store, rows, session, this.describe), watch):
+    told = RecordStore(output.hasty())  # nobody waits for minutes to be told how far the run is
+    watch = Watch(output, told, session, this.config.ask, this.config.actor_range[0])
+    with Progress(RowsLine(told, rows, session, this.describe), watch):
         num_rows = left.num_done + stream(this.config, this.pool, corpus, left.parts, rows.num_rows, output, session)
         totals = _merged(this.pool.kind, output, session)
         if totals.num_rows < num_rows:
@@ -245,7 +249,7 @@ def stream(
     # Ray merges small tables into blocks of 128 MiB. A task must be one batch, whatever the size of the input.
     blocks = (
         ray.data.from_arrow(given)
-        .map_batches(read, batch_size=1, num_cpus=reading.TASK_CPUS)
+        .map_batches(read, batch_size=1)  # asks for what `repartition` asks for, so that Ray fuses them
         .repartition(target_num_rows_per_block=rows_per_batch)
     )
     dataset = blocks.map_batches(
@@ -272,12 +276,18 @@ def _merged(kind: RecordKind, output: RunFolder, session: str) -> Totals:
     import ray
 
     def run_all(tasks: Sequence[MergeTask]) -> Iterable[Totals]:
-        call = ray.remote(run_merge).options(num_cpus=reading.TASK_CPUS)
+        call = ray.remote(run_merge)
         return ray.get([call.remote(task) for task in tasks])
 
-    with cluster.worker_errors():
-        check_session(output, session)
-        return merge(output, kind, run_all)
+    check_session(output, session)
+    if output.rows_done.exists():  # by a command that finished after this one had begun
+        return RecordStore(output).totals()
+    try:
+        with cluster.worker_errors():
+            return merge(output, kind, run_all, lambda: check_session(output, session))
+    except Exception:
+        check_session(output, session)  # another command has deleted what this one was writing
+        raise
 
 
 def _check_visible(this: CorpusRun, output: RunFolder) -> None:

@@ -21,6 +21,7 @@ from jobs.reports.parts import clock
 POLL_SECONDS: Final = 2.0
 LOG_EVERY_SECONDS: Final = 60
 CHECK_EVERY_SECONDS: Final = 30
+STANDSTILL_SECONDS: Final = 300  # without a commit: a slow model, or other jobs that hold what this one needs
 PROBE_BYTES: Final = 1 << 20  # about what a commit writes: a full disk still takes small files
 
 
@@ -55,17 +56,23 @@ class Progress:
                     return
                 if time.monotonic() - checked >= CHECK_EVERY_SECONDS:
                     checked = time.monotonic()
-                    if text := self._complaint():
+                    if text := self._complain():
                         live.console.print(text, highlight=False)
 
     def _log(self) -> None:
         number = 0
         while not self._stop.wait(CHECK_EVERY_SECONDS):
             number += 1
-            if text := self._complaint():
+            if text := self._complain():
                 print(text, file=sys.stderr, flush=True)
             if number % (LOG_EVERY_SECONDS // CHECK_EVERY_SECONDS) == 0:
                 print(self._now(), file=sys.stderr, flush=True)
+
+    def _complain(self) -> str | None:
+        try:
+            return self._complaint()
+        except (OSError, StorageLost):  # the line says so
+            return None
 
     def _now(self) -> str:
         """The line, or the last one if the storage does not answer now."""
@@ -79,10 +86,14 @@ class Progress:
 class Watch:
     """Looks for what keeps a run from going on: no room for its actors, or a storage that cannot be written."""
 
-    def __init__(self, run: RunFolder, ask: cluster.Ask, least: int) -> None:
-        self._run = RunFolder(run.root.hasty())
+    def __init__(self, run: RunFolder, store: RecordStore, session: str, ask: cluster.Ask, least: int) -> None:
+        self._run = run.hasty()
+        self._store = store
+        self._session = session
         self._ask = ask
         self._least = least
+        self._committed = -1
+        self._changed = time.monotonic()  # when a row was committed last, or this was said
 
     def __call__(self) -> str | None:
         """One line, or None if nothing is wrong."""
@@ -94,7 +105,20 @@ class Watch:
             self._run.probe.delete_file()
         except OSError as error:
             return f"cannot write to {self._run.path}, waiting: {' '.join(str(error).split())}"
-        return None
+        return self._standstill()
+
+    def _standstill(self) -> str | None:
+        committed, now = self._store.totals().num_rows, time.monotonic()
+        if committed != self._committed:
+            self._committed, self._changed = committed, now
+        if now - self._changed < STANDSTILL_SECONDS:
+            return None
+        self._changed = now
+        return (
+            f"no row was committed for {clock(STANDSTILL_SECONDS)}: {self._store.num_workers(self._session)} actors "
+            f"have started, the cluster has {cluster.free_resources()} free, an actor asks for {self._ask} and reading "
+            f"for {cluster.READER_CPUS} CPU"
+        )
 
 
 class RowsLine:

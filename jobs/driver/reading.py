@@ -27,10 +27,10 @@ from actors.runs.corpus import (
     id_hashes,
     repeated_ids,
 )
+from jobs.driver import cluster
 
 PART_BYTES: Final = 64 << 20
 TASKS_FROM_BYTES: Final = 1 << 28  # a driver counts smaller inputs faster than tasks start
-TASK_CPUS: Final = 0.5  # reading waits for storage, and actors may have taken all whole CPUs
 READERS: Final = 16
 
 
@@ -108,10 +108,11 @@ def with_repeated_ids(corpus: Corpus, parts: Sequence[Part]) -> Corpus:
         return corpus
     import ray
 
-    hashes = ray.remote(id_hashes).options(num_cpus=TASK_CPUS)
+    hashes = ray.remote(id_hashes)
     refs = [hashes.remote(corpus.files[part.file], part, corpus.id_column) for part in parts]
     found = ((part.file, *ray.get(ref)) for part, ref in zip(parts, refs, strict=True))
-    return dataclasses.replace(corpus, repeated=repeated_ids(found, [file.name for file in corpus.files]))
+    with cluster.worker_errors():
+        return dataclasses.replace(corpus, repeated=repeated_ids(found, [file.name for file in corpus.files]))
 
 
 def _cut(file: CorpusFile, number: int) -> list[Part]:
@@ -143,8 +144,9 @@ def _count(corpus: Corpus, parts: Sequence[Part]) -> list[int]:
         return [count_lines(file, part) for file, part in zip(files, parts, strict=True)]
     import ray
 
-    count = ray.remote(count_lines).options(num_cpus=TASK_CPUS)
-    return list(ray.get([count.remote(file, part) for file, part in zip(files, parts, strict=True)]))
+    count = ray.remote(count_lines)
+    with cluster.worker_errors():
+        return list(ray.get([count.remote(file, part) for file, part in zip(files, parts, strict=True)]))
 
 
 def _numbered(parts: Iterable[Part]) -> Iterator[Part]:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +10,7 @@ import pytest
 
 from actors.errors import UserError
 from actors.runs.commits import Commit
-from actors.runs.corpus import Corpus, CorpusFile
+from actors.runs.corpus import Corpus, CorpusFile, Part
 from actors.runs.storage import open_storage
 from actors.runs.totals import Totals
 from jobs.driver import inputs, reading
@@ -113,3 +114,13 @@ def test_a_damaged_file_is_named(tmp_path):
     path.write_bytes(b"PAR1 nothing else")
     with pytest.raises(UserError, match=r"--input: a\.parquet cannot be read"):
         plan_reading(corpus_of(path))
+
+
+def test_damage_in_the_middle_of_a_compressed_file_is_told_at_once(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    packed = bytearray(gzip.compress(random.Random(1).randbytes(1 << 16).hex().encode() + b"\n"))
+    packed[len(packed) // 2] ^= 255
+    path.write_bytes(packed)
+    corpus = corpus_of(path)
+    with pytest.raises(UserError, match=r"--input: a\.jsonl\.gz cannot be read: zlib inflate failed"):
+        list(corpus.tables(Part(0), 10))

@@ -15,8 +15,9 @@ from actors.runs.folder import open_run_folder
 from actors.runs.journal import read_notes
 from actors.runs.ledger import Ledger
 from actors.runs.record_kinds import REFINEMENT
-from actors.runs.records import write_records
+from actors.runs.records import RecordStore, write_records
 from actors.runs.session import begin_session
+from algorithms.row_errors import RowError
 from tests.fixtures.rows import chain_row
 from tests.fixtures.runs import records
 
@@ -88,7 +89,6 @@ def test_a_row_that_raises_is_tried_again_and_then_quarantined(tmp_path):
     rows = [chain_row(1) | {"id": name} for name in ("fine", "once", "always")]
 
     async def all_rows():
-        await ledger.process(table_of(1), work)  # a process that has not finished a row yet may itself be broken
         await ledger.process(pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA), work)
 
     asyncio.run(all_rows())
@@ -96,7 +96,102 @@ def test_a_row_that_raises_is_tried_again_and_then_quarantined(tmp_path):
     assert {name: found[name]["reason"] for name in ("fine", "once", "always")} == {
         "fine": "one_step", "once": "one_step", "always": "raised: KeyError: 'no such thing'",
     }  # fmt: skip
-    assert tries == {"r1": 1, "fine": 1, "once": 2, "always": 2}
+    assert tries == {"fine": 1, "once": 2, "always": 2}
+
+
+@pytest.mark.parametrize("first_works", [True, False], ids=["broken later", "broken at once"])
+def test_a_process_that_is_broken_fails_and_quarantines_nothing(tmp_path, first_works):
+    ledger = open_ledger(tmp_path)
+
+    async def work(row):
+        if row["id"] == "r1" and first_works:
+            ledger.finish(row, UNCHANGED)
+            return
+        await asyncio.sleep(0.05)
+        raise RuntimeError("device-side assert triggered")
+
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        asyncio.run(asyncio.wait_for(ledger.process(table_of(1, 2, 3, 4), work), timeout=30))
+    assert set(records(tmp_path)) == ({"r1"} if first_works else set())
+    notes = read_notes(open_run_folder(str(tmp_path)).journal)
+    assert {note.error for note in notes} == {"RuntimeError: device-side assert triggered"}
+
+
+def test_a_row_that_raised_does_not_wait_for_rows_that_are_only_quarantined(tmp_path):
+    ledger = open_ledger(tmp_path)
+    tries = Counter()
+
+    async def work(row):
+        tries[row["id"]] += 1
+        if row["id"] == "r1" and tries["r1"] == 1:
+            raise KeyError("once")
+        await asyncio.sleep(0.05)
+        if row["id"] == "r1":
+            ledger.finish(row, UNCHANGED)
+        else:
+            ledger.quarantine(row, RowError("too_long"))
+
+    asyncio.run(asyncio.wait_for(ledger.process(table_of(1, 2), work), timeout=30))
+    assert {row_id: row["reason"] for row_id, row in records(tmp_path).items()} == {"r1": "one_step", "r2": "too_long"}
+
+
+def test_a_row_that_spoils_the_pass_of_others_is_quarantined_alone(tmp_path):
+    ledger, waiting = open_ledger(tmp_path), []
+
+    def begin(rows):
+        waiting.extend(rows)
+
+    async def passes():  # of at most three rows each; r2 makes its pass raise
+        while True:
+            await asyncio.sleep(0.01)
+            now = [waiting.pop(0) for _ in range(min(3, len(waiting)))]
+            spoilt = any(row["id"] == "r2" for row in now)
+            for row in now:
+                ledger.raised(row, ValueError("NaN")) if spoilt else ledger.finish(row, UNCHANGED)
+
+    async def run():
+        working = asyncio.create_task(passes())
+        await ledger.process_together(table_of(*range(9)), begin)
+        working.cancel()
+
+    asyncio.run(asyncio.wait_for(run(), timeout=30))
+    assert {row_id: row["reason"] for row_id, row in records(tmp_path).items()} == {
+        f"r{number}": "raised: ValueError: NaN" if number == 2 else "one_step" for number in range(9)
+    }
+
+
+def test_a_row_whose_record_cannot_be_written_is_quarantined(tmp_path):
+    ledger = open_ledger(tmp_path)
+    steps = {"r1": "fine", "r2": "half a character \ud83d", "r3": "fine"}
+
+    async def work(row):
+        ledger.finish(row, UNCHANGED | {"refined_steps": [steps[row["id"]]]})
+
+    asyncio.run(asyncio.wait_for(ledger.process(table_of(1, 2, 3), work), timeout=30))
+    found = records(tmp_path)
+    assert {row_id: row["status"] for row_id, row in found.items()} == {
+        "r1": "unchanged", "r2": "quarantined", "r3": "unchanged",
+    }  # fmt: skip
+    assert found["r2"]["reason"].startswith("unwritable: UnicodeEncodeError: ")
+    assert found["r2"]["question"] == chain_row(2)["question"]
+    statuses = RecordStore(open_run_folder(str(tmp_path))).totals().statuses
+    assert statuses == {"unchanged": 2, "quarantined": 1}
+
+
+def test_an_error_while_committing_leaves_notes(tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise ArithmeticError("no such thing")
+
+    monkeypatch.setattr("actors.runs.ledger.write_records", broken)
+    ledger = open_ledger(tmp_path)
+
+    async def work(row):
+        ledger.finish(row, UNCHANGED)
+
+    with pytest.raises(ArithmeticError):
+        asyncio.run(asyncio.wait_for(ledger.process(table_of(1, 2), work), timeout=30))
+    notes = read_notes(open_run_folder(str(tmp_path)).journal)
+    assert {row_id for note in notes for row_id in note.ids} == {"r1", "r2"}
 
 
 def test_no_more_rows_are_at_work_than_the_worker_can_hold(tmp_path):

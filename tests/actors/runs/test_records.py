@@ -1,12 +1,16 @@
+import pyarrow as pa
 import pytest
 
+from actors.errors import SessionLost
 from actors.runs.commits import CommitWriter
 from actors.runs.folder import open_run_folder
-from actors.runs.merging import merge
+from actors.runs.merging import merge, run_merge
 from actors.runs.record_kinds import REFINEMENT
 from actors.runs.records import RecordStore, ShardIds, commit_of, write_records
+from actors.runs.session import begin_session, check_session
 from actors.runs.storage import list_files, open_storage
 from actors.runs.totals import Totals
+from tests.fixtures import flaky
 
 
 def record(row_id, status="refined", **values):
@@ -21,7 +25,7 @@ def commit(run, shard, records, seconds=0.0, is_written=True):
     run.commit_logs.make_folder()
     CommitWriter(run.commit_logs, "s").announce([entry])
     if is_written:
-        write_records(run.committed, entry, records, REFINEMENT.schema)
+        write_records(run.committed, entry, pa.Table.from_pylist(records, schema=REFINEMENT.schema))
     return entry
 
 
@@ -98,6 +102,31 @@ def test_large_runs_end_in_several_files_that_keep_shards_whole(tmp_path, monkey
     merged(run)
     assert [file.name for file in RecordStore(run).files()] == [f"part-0000{number}.parquet" for number in range(3)]
     assert [row_id[0] for row_id in ids(run)] == list("001122")
+
+
+def test_a_merge_that_another_command_has_taken_over_writes_no_end(tmp_path):
+    run = open_run_folder(str(tmp_path))
+    begin_session(run, "s")
+    commit(run, "0000000-0000000", [record("a")])
+
+    def run_all(tasks):
+        begin_session(run, "other")
+        return [task() for task in tasks]
+
+    with pytest.raises(SessionLost):
+        merge(run, REFINEMENT, run_all, lambda: check_session(run, "s"))
+    assert not run.rows_done.exists()
+    assert not RecordStore(run).is_whole
+
+
+def test_a_merge_is_repeated_when_the_storage_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(flaky, "EVERY", 7)
+    flaky.register()
+    run = open_run_folder(f"flaky://{tmp_path}")
+    commit(run, "0000000-0000000", [record("a")])
+    commit(run, "0000000-0000001", [record("b")])
+    merge(run.patient(), REFINEMENT, lambda tasks: [run_merge(task) for task in tasks])
+    assert ids(run) == ["a", "b"]
 
 
 def test_a_session_recovers_what_earlier_ones_committed(tmp_path):

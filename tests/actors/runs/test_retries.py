@@ -27,6 +27,8 @@ def short_patience(monkeypatch):
         (FileNotFoundError("gone"), False, False),
         (NotADirectoryError("a file"), False, False),
         (ValueError("not storage"), False, False),
+        (OSError("Corrupt snappy compressed data."), False, False),
+        (OSError("zlib inflate failed: invalid block type"), False, False),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
 )

@@ -26,13 +26,17 @@ class Interval:
 
 def resampled_means(values: FloatArray, *, resamples: int = RESAMPLES, seed: int = 0) -> FloatArray:
     """The mean over problems in each resample: [P, ...] -> [resamples, ...]. One seed gives the same resamples."""
-    parts = [weights @ values.reshape(len(values), -1) for weights in _weights(len(values), resamples, seed)]
+    if not len(values):
+        raise ValueError("a bootstrap needs at least one problem, got none")
+    flat = values.reshape(len(values), -1)
+    parts = [weights @ flat for weights in _weights(len(values), resamples, seed)]
     return np.concatenate(parts).reshape(resamples, *values.shape[1:])
 
 
 def bootstrap_mean(values: FloatArray, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """The mean over problems, of [P]."""
-    return interval(float(values.mean()), resampled_means(values, resamples=resamples, seed=seed))
+    means = resampled_means(values, resamples=resamples, seed=seed)
+    return interval(float(values.mean()), means)
 
 
 def bootstrap_difference(
@@ -52,8 +56,6 @@ def interval(mean: float, draws: FloatArray) -> Interval:
 
 def _weights(num_problems: int, resamples: int, seed: int) -> Iterator[FloatArray]:
     """The share of each problem in each resample, [batch, P]."""
-    if num_problems < 1:
-        raise ValueError("a bootstrap needs at least one problem, got none")
     generator = np.random.default_rng(seed)
     for start in range(0, resamples, _BATCH):
         size = min(_BATCH, resamples - start)

@@ -177,8 +177,8 @@ class Gain(Rule):
 
     The threshold is a price in accuracy. With exponent 1, going on costs all remaining samples. But the rule may stop
     again before the budget is used up, so going on costs less: on MATH samples with simulated scores, exponents from
-    0 to 0.5 reach a higher accuracy than 1 below half of the budget, and the same above. `model` is learned from replays with the same
-    `maximum`, by `replay.fit_gain`; `posterior` is the one it was learned with.
+    0 to 0.5 reach a higher accuracy than 1 below half of the budget, and the same above. `model` is learned from
+    replays with the same `maximum`, by `replay.fit_gain`; `posterior` is the one it was learned with.
     """
 
     threshold: float = 0.002

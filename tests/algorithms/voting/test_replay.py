@@ -187,6 +187,17 @@ def test_suggest_takes_the_cheapest_that_suffices_and_says_how_sure_it_is():
         suggest(CURVE, 0.7)
 
 
+def test_suggest_against_a_reference_is_paired():
+    # The reference is right for the first 620 problems. Thresholds 0.7 and 0.9 lose 20 and 10 of them: 0.02 and 0.01.
+    reference = (np.arange(1000) < 620).astype(float)
+    suggestion = suggest(CURVE, -0.015, reference=reference)
+    assert suggestion.point == points(CURVE)[2]
+    # The standard error of a share of 0.01 of 1000 is 0.0031: -0.01 is 1.6 of them above -0.015. P = 0.945.
+    assert suggestion.reached == pytest.approx(0.945, abs=0.03)
+    with pytest.raises(ValueError, match=r"reaches an accuracy of 0.0000; the best one reaches -0.0100"):
+        suggest(CURVE, 0.0, reference=reference)
+
+
 def test_intervals_of_means_and_paired_differences():
     generator = np.random.default_rng(0)
     values = generator.standard_normal(2000)

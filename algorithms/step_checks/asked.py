@@ -133,7 +133,7 @@ def _asked(question: str, known: Known) -> tuple[Expression | None, tuple[str, .
         if not is_formula or end - start > MAX_ANSWER:
             continue
         before = question[max(0, start - 80) : start].rstrip("$\\[( \n") + " "
-        after = question[end:].lstrip("$").removeprefix("\\]").removeprefix("\\)")
+        after = question[end : end + 40].lstrip("$").removeprefix("\\]").removeprefix("\\)")
         while end > start and question[end - 1] in ".?,: \n":
             end -= 1
         parsed = _parsed(question, start, end)

@@ -151,10 +151,9 @@ def _runs_on(left: Expression, right: Expression) -> bool:
     if right.is_number or len(right.program) < 3 or right.program[0][0] != "n":
         return False
     try:
-        result = evaluate(left)
-        return gap(result, right.program[0][1]) <= EXACT  # type: ignore[arg-type]
+        return gap(evaluate(left), right.program[0][1]) <= EXACT  # type: ignore[arg-type]
     except (ArithmeticError, TypeError):
-        return True
+        return False
 
 
 def _is_share(left: Expression, right: Expression) -> bool:
@@ -168,7 +167,7 @@ def _is_loose(text: str, statement: Statement, left: Expression) -> bool:
     words = before.split()
     if left is statement.sides[0] and words and words[-1].strip("*") in LOOSE_WORDS:
         return True
-    return bool(before) and before[-1] in "+*/^-=×÷,:" and left is statement.sides[0] and before[-1] != ":"
+    return bool(before) and before[-1] in "+*/^-=×÷" and left is statement.sides[0]
 
 
 LOOSE_WORDS: Final = frozenset(

@@ -76,20 +76,21 @@ def _derived(text: str, equation: Equation, known: Known) -> Iterator[Claim]:
             yield Claim(equation.start, equation.end, "equation", True)
         elif earlier is known.equations[-1] and earlier.end and verdict is not None:
             between = text[earlier.end : equation.start]
-            if (
-                len(between) < NEAR
-                and not earlier.is_special
-                and not equation.is_special
-                and not is_denied(text, equation.start, equation.end)
-            ):
-                is_false = (_rewrites(between, names) and not TRIED.search(sentence_before(text, equation.start))) or (
-                    len(names) == 1
-                    and _share_no_root(earlier, equation)
-                    and DERIVED.search(between) is not None
-                    and not UNRELATED.search(between)
-                )
+            if len(between) < NEAR and (DERIVED.search(between) or REWRITTEN.search(between)):
+                is_false = _is_broken(text, between, earlier, equation)
                 yield Claim(equation.start, equation.end, "equation", False if is_false else None)
         return
+
+
+def _is_broken(text: str, between: str, earlier: Equation, later: Equation) -> bool:
+    """Whether an equation that differs from the last one was meant to be the same, or to have its roots."""
+    if earlier.is_special or later.is_special or is_denied(text, later.start, later.end):
+        return False
+    if _rewrites(between, later.names) and not TRIED.search(sentence_before(text, later.start)):
+        return True
+    if len(later.names) > 1 or not DERIVED.search(between) or UNRELATED.search(between):
+        return False
+    return _share_no_root(earlier, later)
 
 
 def _rewrites(between: str, names: frozenset[str]) -> bool:

@@ -85,7 +85,10 @@ def evaluate(
     functions: Functions | None = None,
 ) -> Value:
     """The value of an expression. Raises ArithmeticError if it has none, or if a name has no value."""
-    return _run(expression.program, values, reading, functions or {}, 0)
+    try:
+        return _run(expression.program, values, reading, functions or {}, 0)
+    except (ValueError, TypeError) as error:  # a NaN to round, complex numbers to compare
+        raise Undefined from error
 
 
 def _run(

@@ -85,12 +85,14 @@ def power(base: Value, exponent: Value) -> Value:
             if abs(exponent) * bits > MAX_INTEGER_BITS and base not in (0, 1, -1):
                 raise Undefined
             return bounded(Fraction(base) ** exponent) if exponent < 0 else bounded(base**exponent)
-        return complex(base) ** exponent if isinstance(base, complex) else math.pow(base, exponent)
+        result: float | complex = base**exponent
+        return result
     if isinstance(exponent, Fraction) and isinstance(base, int | Fraction) and exponent.denominator <= 64:
         return power(root(base, exponent.denominator), exponent.numerator)
     if isinstance(base, complex) or isinstance(exponent, complex) or base < 0:
         raise Undefined
-    return math.pow(base, exponent)
+    real: float = float(base) ** float(exponent)
+    return real
 
 
 def root(value: Value, degree: Value) -> Value:

@@ -47,7 +47,7 @@ class NumeralReader:
         following = self.tokens[self.place : self.place + 5]
         if following and following[0].kind == "_":
             self._based(digits)
-        elif following and following[0].text == "overline" and len(digits) < len(text) + 1:
+        elif following and following[0].text == "overline" and "." in digits:
             self._repeating(digits)
         elif following and following[0].kind == "n":
             self._beside_a_number(digits)

@@ -103,7 +103,7 @@ def _runs(tokens: list[Token], is_formula: bool) -> Iterator[_Builder]:
     while place < count:
         token = tokens[place]
         kind = token.kind
-        ends = False
+        ends = splits = False
         if kind == "r":
             if builder.brackets > 0 and is_formula:
                 ends = True
@@ -128,7 +128,8 @@ def _runs(tokens: list[Token], is_formula: bool) -> Iterator[_Builder]:
                 pass
             else:
                 ends = True
-                if kind == "," and _splits_digits(tokens, place):
+                splits = kind == "," and _splits_digits(tokens, place)
+                if splits:
                     builder.sides[-1].append(token._replace(kind="o"))
         elif kind == "m":
             place = _read_modulus(tokens, place, builder)
@@ -151,7 +152,7 @@ def _runs(tokens: list[Token], is_formula: bool) -> Iterator[_Builder]:
             if builder.relations:
                 yield builder
             cut = kind == "w" and (bool(builder.sides[-1]) or builder.cut)
-            builder = _Builder(is_formula, cut=cut and _dangles(builder))
+            builder = _Builder(is_formula, cut=splits or (cut and _dangles(builder)))
         place += 1
     if builder.relations:
         yield builder

@@ -154,7 +154,7 @@ def _readings(special: frozenset[str]) -> tuple[Reading, ...]:
 
 
 def gap(left: Value, right: Value) -> float:
-    """How far two values are apart, as a share of the larger one; infinite for values of different types."""
+    """How far two values are apart, as a share of the larger one; undefined for values of different types."""
     if isinstance(left, tuple) or isinstance(right, tuple):
         if not isinstance(left, tuple) or not isinstance(right, tuple) or len(left) != len(right):
             raise Undefined

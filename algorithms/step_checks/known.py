@@ -62,7 +62,7 @@ class Known:
 
     def value(self, name: str, value: Value) -> None:
         """Note the value of a variable."""
-        if name in self.values and gap(self.values[name], value) > SAME:
+        if name in self.values and not _same(self.values[name], value):
             self.doubtful.add(name)
         self.values[name] = value
 
@@ -99,6 +99,13 @@ class Known:
         if not self.doubtful:
             return self.values
         return {name: value for name, value in self.values.items() if name not in self.doubtful}
+
+
+def _same(value: Value, other: Value) -> bool:
+    try:
+        return gap(value, other) < SAME
+    except ArithmeticError:  # a number and a tuple
+        return False
 
 
 def define(statement: Statement, known: Known) -> None:

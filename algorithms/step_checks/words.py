@@ -9,12 +9,12 @@ from typing import Final
 from algorithms.step_checks.claims import Claim
 from algorithms.step_checks.context import is_denied
 
-NUMBER: Final = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+NUMBER: Final = r"(?:\d{1,3}(?:,\d{3}){1,4}|\d{1,15})(?:\.\d{1,15})?"
 SIGN: Final = r"(?:\\?\$)?"  # of a formula or of money
 GIVEN: Final = rf"{SIGN}{SIGN}({NUMBER})\$?(?: [a-z]+)?"
 RESULT: Final = rf"(?:is|equals|=) {SIGN}{SIGN}(?:\\boxed\{{)?({NUMBER})"
 END: Final = r"(?![\d^!/%\\]|\.\d|,\d|\s*(?:\\(?:cdot|times|frac|sqrt|%)|[-+*^/=x×]))"
-ITEM: Final = r"\$?\d+(?:\.\d+)?\$?"
+ITEM: Final = r"\$?\d{1,15}(?:\.\d{1,15})?\$?"
 LIST: Final = re.compile(
     rf"(sum|product|average|mean) of ({ITEM}(?:, {ITEM}){{0,12}},? and {ITEM}) {RESULT}{END}", re.IGNORECASE
 )

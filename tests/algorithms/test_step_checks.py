@@ -4,6 +4,8 @@ A case is a text, then each claim: its kind, its verdict (+ true, - false, ? unc
 """
 
 import pickle
+import random
+import re
 import time
 from fractions import Fraction
 
@@ -241,6 +243,10 @@ def test_a_question_that_is_not_plain_is_not_judged(question):
     assert check(r"It is $\boxed{3}$.", question) == []
 
 
+def test_a_name_can_be_a_number_and_then_a_tuple():
+    assert check("So $x = 3$. So $x = (1, 2)$.") == []
+
+
 def test_equations_of_the_question_are_known():
     assert check("Then $x = 4$.", "Suppose that $2x + 3 = 11$.") == [Claim(6, 11, "root", True)]
     assert check("Then $x = 5$.", "Suppose that $2x + 3 = 11$.") == [Claim(6, 11, "root", None)]
@@ -273,6 +279,16 @@ def test_no_text_raises_or_runs_long(name):
     assert time.process_time() - started < 5  # a fifth of a second in fact; the bound guards against quadratic time
     assert all(claim.kind in KINDS for claim in claims)
     assert claims == sorted(claims, key=lambda claim: (claim.start, claim.end))
+
+
+def test_no_mixture_of_fragments_raises():
+    """Fragments in random order: whatever they spell, every claim has its place in the text."""
+    fragments = [text for text, *_ in CASES] + NO_CLAIMS + [text[:40] for text in HOSTILE.values()]
+    pieces = [piece for fragment in fragments for piece in re.split(r"(?<=[ ${}=])", fragment)]
+    drawn = random.Random(0)
+    for _ in range(300):
+        text = " ".join(drawn.choices(fragments, k=3)) + "".join(drawn.choices(pieces, k=40))
+        assert all(0 <= claim.start < claim.end <= len(text) for claim in check(text, text))
 
 
 def test_summary_counts_by_kind_and_has_the_same_keys_for_every_text():

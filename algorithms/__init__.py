@@ -13,6 +13,8 @@ a table of numbers is enough to test nearly everything.
     row_errors       the reasons why a row cannot be worked on
     answers/         final answers: extraction, equivalence, classes
     grading          the answer that a solution states, and whether it is right
+    step_checks/     what a solution's text claims, and whether it holds
+    voting/          votes over sampled answers, when to stop sampling, and replays of recorded samples
     splits           train, validation, held out: by problem
     prompts          the prompt of a question: a template or a conversation, with worked examples
     sampling         sampling parameters, samples, and where their randomness comes from

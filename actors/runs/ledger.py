@@ -197,8 +197,9 @@ class Ledger:
             return
         self._is_failing = True
         try:
-            with contextlib.suppress(Exception):  # `error` says more than a failed commit
-                await self._commit()
+            if not isinstance(error, StorageLost):  # which has just been waited for
+                with contextlib.suppress(Exception):  # `error` says more than a failed commit
+                    await self._commit()
             if not isinstance(error, USERS_ERRORS):
                 await self._leave_notes("" if isinstance(error, EngineDied) else _described(error))
         finally:
@@ -261,6 +262,8 @@ class Ledger:
                         taken += 1
             finally:
                 self._num_waiting -= 1
+            if group.committed.done():  # by a failure in the meantime
+                await group.committed
             ids, shards = ([row[name] for row in group.rows] for name in ("id", "shard"))
             group.note = await asyncio.to_thread(self._journal.begin, ids, shards, group.alone)
             if not group.committed.done():  # by a failure in the meantime

@@ -52,7 +52,7 @@ def check(text: str, question: str = "") -> list[Claim]:
     known = asked.known.copy()
     is_complex = asked.is_complex or COMPLEX.search(text) is not None
     claims: list[Claim] = []
-    for statement in statements(text):
+    for statement in statements(text, with_stars=not asked.has_stars):
         claims += numeric_claims(text, statement)
         if any(side is not None and side.names for side in statement.sides):
             claims += identity_claims(text, statement, known, is_complex)

@@ -42,6 +42,9 @@ ENDED: Final = re.compile(
     r"\s*[.?]?\s*(?:$|\[asy\]|[.?]\s|(?:if|when|for|given|where|in simplest|as a common|and express|in the form)\b)",
     re.IGNORECASE,
 )
+ASKED_AGAIN: Final = re.compile(
+    r"\b(?:what is|find|compute|determine|how many|in the form|of the form)\b", re.IGNORECASE
+)
 OTHER_FORM: Final = re.compile(
     r"in base|base[- ]\w+|modulo|remainder|nearest|digit|in terms of|percent|real part|\bbase\b|estimate|approximat|"
     r"inverse|domain|range|scientific|coefficient|binary|graph of|operation|how many|"
@@ -59,21 +62,23 @@ class Question:
     unknowns: tuple[str, ...]
     expected: int | None
     is_complex: bool
+    has_stars: bool  # * is an operation that it defines
 
 
 @lru_cache(maxsize=512)
 def read_question(question: str) -> Question:
     """Read a question once for all its solutions."""
     known = Known()
-    for statement in statements(question):
+    for statement in statements(question, with_stars=False):
         for _ in equation_claims(question, statement, known, in_question=True):
             pass
     expected = asked_of_integers(question)
     wanted: Expression | None = None
     unknowns: tuple[str, ...] = ()
-    if expected is None and not OTHER_FORM.search(question):
+    has_stars = "*" in question
+    if expected is None and not has_stars and not OTHER_FORM.search(question):
         wanted, unknowns = _asked(question, known)
-    return Question(known, wanted, unknowns, expected, COMPLEX.search(question) is not None)
+    return Question(known, wanted, unknowns, expected, COMPLEX.search(question) is not None, has_stars)
 
 
 def answer_claim(text: str, question: Question, found: Known) -> Claim | None:
@@ -145,7 +150,7 @@ def _asked(question: str, known: Known) -> tuple[Expression | None, tuple[str, .
             if UNKNOWN.search(before) and any(equation.names <= set(names) for equation in known.equations):
                 unknowns = names
         elif COMMAND.search(before) and ENDED.match(after):
-            wanted = parsed[0]
+            wanted = None if ASKED_AGAIN.search(question, end) else parsed[0]
     return (wanted, ()) if wanted is not None else (None, unknowns)
 
 

@@ -4,6 +4,7 @@ An equality may be rounded: to the digits that its last side shows. Chains that 
 sign and stay unchecked.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -11,13 +12,14 @@ from algorithms.step_checks.claims import Claim
 from algorithms.step_checks.context import is_denied
 from algorithms.step_checks.evaluation import Reading, evaluate, gap, readings_of
 from algorithms.step_checks.expressions import Expression
-from algorithms.step_checks.numbers import Value, modulo, size
+from algorithms.step_checks.numbers import Value, modulo, multiply, size
 from algorithms.step_checks.statements import Statement
 from algorithms.step_checks.units import is_measure, stem
 
 EXACT: Final = 1e-9
 NEAR: Final = 0.01  # a relative error that rounded numbers may have
 FAR: Final = 0.05  # a relative error that no approximation has
+CURVED: Final = re.compile("polar|cylindrical|spherical")  # coordinates that are unequal for one point
 ORDERS: Final = {"<": (-1,), ">": (1,), "<=": (-1, 0), ">=": (1, 0)}
 
 
@@ -44,6 +46,8 @@ def _claim(
     text: str, statement: Statement, left: Expression, relation: str, right: Expression, start: int, end: int
 ) -> Claim:
     kind = kind_of(relation, left, right)
+    if kind == "vector" and CURVED.search(text):
+        return Claim(start, end, kind, None)
     verdict = compare(left, relation, right, statement.modulus)
     if verdict is False and (
         (left.is_number and right.is_number and relation in ("=", "~", "mod"))
@@ -110,8 +114,14 @@ def _holds(
         return True
     if right.is_number and right.decimals == 0 and isinstance(second, int) and difference < 1:
         return None  # rounded to a whole number
+    if min(_times_hundred(first, second), _times_hundred(second, first)) <= EXACT:
+        return None  # dollars and cents, or a percent without its sign
     inexact = left.has_decimals or right.has_decimals or isinstance(first, float) or isinstance(second, float)
     return None if distance < (NEAR if inexact else EXACT) else False
+
+
+def _times_hundred(first: Value, second: Value) -> float:
+    return gap(multiply(100, first), second)
 
 
 def _congruent(first: Value, second: Value, modulus: Expression | None) -> bool | None:

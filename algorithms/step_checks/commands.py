@@ -107,6 +107,8 @@ class CommandReader(NumeralReader):
                 self.sum()
                 count += 1
             self.expect(")", ")")
+            if count == 1:  # gcd(84,112 - 84), where 84,112 looks like one number
+                raise Unparsable
             self.program += [(name, "")] * (count - 1)
             return
         if name == "log" and self.kind() == "_":

@@ -41,7 +41,7 @@ CHANGED: Final = _words(
     "divid* since because using from first second third other another also and_so similarly if case when or eliminat*",
     "each sum product identity equations system implicit* factors?_out quadratic by the_(?!left|right|given)*_equation",
 )
-RESTATED: Final = re.compile(r"equation[\s$\\\[]*$")  # "rewrite the equation x - y = 4 as"
+RESTATED: Final = re.compile(r"equation(?: as)?[\s$\\\[]*$")  # "rewrite the equation x - y = 4 as"
 # Words between an equation and one that follows from it.
 DERIVED: Final = re.compile(
     r"\b(?:so|then|thus|hence|therefore|gives?|giving|get|yields?|yielding|obtain|means|implies|which|simplif\w*|"

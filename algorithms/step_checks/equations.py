@@ -56,7 +56,8 @@ def equation_claims(text: str, statement: Statement, known: Known, *, in_questio
             claim = substituted(text, statement, n, known)
             if claim is not None:
                 yield claim
-                continue
+                if claim.verdict is not None:
+                    continue
         equation = Equation(left, right, statement.places[n][0], 0 if in_question else statement.places[n + 1][1])
         if any(each.endswith("()") for each in equation.names) or is_identity(equation):
             continue
@@ -84,7 +85,7 @@ def _derived(text: str, equation: Equation, known: Known) -> Iterator[Claim]:
 
 def _is_broken(text: str, between: str, earlier: Equation, later: Equation) -> bool:
     """Whether an equation that differs from the last one was meant to be the same, or to have its roots."""
-    if earlier.is_special or later.is_special or is_denied(text, later.start, later.end):
+    if earlier.is_special or later.is_special or earlier.is_solved or is_denied(text, later.start, later.end):
         return False
     if _rewrites(between, later.names) and not TRIED.search(sentence_before(text, later.start)):
         return True

@@ -1,7 +1,7 @@
 """What a text has stated so far: equations, values of variables, functions."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from algorithms.step_checks import numbers
@@ -18,7 +18,7 @@ SPECIAL: Final = frozenset(
 MAX_CONSTRAINTS: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Equation:
     """Two sides, with their place. `end` is 0 for an equation of the question."""
 
@@ -26,11 +26,17 @@ class Equation:
     right: Expression
     start: int
     end: int
+    is_solved: bool = False  # a value of one of its variables follows it
 
     @property
     def is_special(self) -> bool:
         """Whether the equation depends on a case or a reading, or changes its form when it is simplified."""
         return any(name in SPECIAL for side in (self.left, self.right) for name, _ in side.program)
+
+    @property
+    def has_readings(self) -> bool:
+        """Whether its notation allows more than one reading."""
+        return bool(self.left.special | self.right.special)
 
     @property
     def names(self) -> frozenset[str]:
@@ -52,7 +58,7 @@ class Known:
     def copy(self) -> "Known":
         """A copy that can learn more."""
         return Known(
-            list(self.equations),
+            [replace(equation) for equation in self.equations],
             dict(self.values),
             set(self.doubtful),
             dict(self.functions),
@@ -65,6 +71,8 @@ class Known:
         if name in self.values and not _same(self.values[name], value):
             self.doubtful.add(name)
         self.values[name] = value
+        for equation in self.equations:
+            equation.is_solved |= name in equation.names
 
     def remember(self, equation: Equation) -> None:
         """Keep an equation, and forget the oldest one of many."""

@@ -79,16 +79,9 @@ class _Parser(CommandReader):
                 return
 
     def factor_after(self) -> None:
-        """An implied product, or a mixed number such as 2 \\frac{3}{4}."""
-        token = self.tokens[self.place]
-        before = self.tokens[self.place - 1]
-        is_mixed = token.text == "frac" and before.kind == "n" and before.text.isdigit()
-        start = len(self.program)
+        """An implied product."""
         self.powered()
-        if is_mixed:
-            added = self.program[start:]
-            is_mixed = len(added) == 3 and added[0][0] == added[1][0] == "n" and added[2][0] == "/"
-        self.program.append(("mixed" if is_mixed else "*", ""))
+        self.program.append(("*", ""))
 
     def signed(self) -> None:
         if self.kind() == "-":
@@ -168,6 +161,12 @@ class _Parser(CommandReader):
         kind = self.kind()
         if kind == "n":
             self.number()
+            if (
+                self.kind() == "c"
+                and self.tokens[self.place].text == "frac"
+                and self.tokens[self.place - 1].kind == "n"
+            ):
+                self.fraction_after()
         elif kind == "v":
             self.variable()
         elif kind == "(":
@@ -223,6 +222,14 @@ class _Parser(CommandReader):
             raise Unparsable
         self.names.add(name + "()")
         self.program.append(("call", name))
+
+    def fraction_after(self) -> None:
+        r"""A fraction right after a number: a mixed number such as 2\frac{3}{4}, or a product."""
+        start = len(self.program)
+        is_whole = self.tokens[self.place - 1].text.isdigit()
+        self.command()
+        kinds = [name for name, _ in self.program[start:]]
+        self.program.append(("mixed" if is_whole and kinds == ["n", "n", "/"] else "*", ""))
 
     def bracket(self) -> None:
         opening = self.take().text

@@ -48,12 +48,14 @@ def _root(
     if not solved:
         return
     equation, holds = solved[0]
-    verdict: bool | None = holds
+    verdict: bool | None = True if all(right for _, right in solved) else None
     if not holds:
+        verdict = False
         is_near = equation.names <= assigned.keys() and equation.end > 0 and statement.start - equation.end < NEAR
         if (
             not is_near
-            or side.special - {"unit"}
+            or side.special
+            or equation.has_readings
             or any(right for _, right in solved)
             or is_denied(text, statement.start, statement.end)
         ):

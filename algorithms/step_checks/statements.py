@@ -50,12 +50,18 @@ class _Builder:
     cut: bool = False  # words before it belong to its first side
 
 
-def statements(text: str) -> Iterator[Statement]:
-    """The statements of a text with at least one relation, in reading order."""
+def statements(text: str, *, with_stars: bool = True) -> Iterator[Statement]:
+    """The statements of a text with at least one relation, in reading order.
+
+    Without stars, a * is no multiplication but an operation that the question defines.
+    """
     for start, end, is_formula in formulas_and_prose(text):
         if start >= end or not RELATED.search(text, start, end):
             continue
-        for builder in _runs(tokens_of(text, start, end, is_formula=is_formula), is_formula):
+        tokens = tokens_of(text, start, end, is_formula=is_formula)
+        if not with_stars:
+            tokens = [token._replace(kind="o") if token.text == "*" else token for token in tokens]
+        for builder in _runs(tokens, is_formula):
             statement = _finished(builder)
             if statement is not None:
                 yield statement
@@ -71,7 +77,8 @@ def _finished(builder: _Builder) -> Statement | None:
             places.append((last, last))
         last = builder.relations[n].end if n < len(builder.relations) else last
     sides = [_compiled(side) for side in builder.sides]
-    if builder.cut:
+    is_listed = not builder.is_formula and bool(builder.sides[0]) and builder.sides[0][0].kind == "-"
+    if builder.cut or is_listed:  # - 18 = 2 * 9 may be an item of a list
         sides[0] = None
     if all(side is None for side in sides):
         return None

@@ -151,6 +151,13 @@ TRAPS = [
     ("$9^{9^{9^9}} = 1$ and $1000000! = 1$", "equality ? 9^{9^{9^9}} = 1", "equality ? 1000000! = 1"),
     (r"$\frac{1}{0} = 1$", r"equality ? \frac{1}{0} = 1"),
     (r"$5 \star 2 = 3 \cdot 5$",),
+    (r"$\gcd(84,112 - 84) = \gcd(84,28)$",),
+    (r"Then $13 \cdot 501 = 6,\!513,$ so 3.", r"equality + 13 \cdot 501 = 6,\!513"),
+    (r"The polar coordinates are $(2, \pi) = (-2, 0)$", r"vector ? (2, \pi) = (-2, 0)"),
+    (r"$4 \cdot 7 = 28 \not\equiv 1 \pmod{35}$", r"equality + 4 \cdot 7 = 28"),
+    (r"The gain is $30.96 - 29.97 = 99$ cents.", "equality ? 30.96 - 29.97 = 99"),
+    ("The numbers:\n- 12 = 2^2 * 3\n- 18 = 2 * 3^2",),
+    (r"$6 \cdot 8\frac{1}{3} = 50$", r"equality + 6 \cdot 8\frac{1}{3} = 50"),
 ]
 
 ALGEBRA = [
@@ -168,6 +175,7 @@ ALGEBRA = [
     ("Then $x^2 - 5x + 6 = 0$, which factors as $(x-1)(x-6) = 0$.", "equation - (x-1)(x-6) = 0"),
     ("Then $x^2 = 2x + 3$. Squaring both sides gives $x^4 = 4x^2 + 9$.", "equation ? x^4 = 4x^2 + 9"),
     ("Then $x + y = 5$ and $x - y = 1$. Thus $(x, y) = (3, 2)$.", "root + (x, y) = (3, 2)"),
+    ("Here $x = 1$ gives $x^2 = 1$, then $x = 2$ gives $x^2 = 4$.", "substitution + x^2 = 1"),
     ("So $x = 3$. Then $2x + 1 = 7$.", "substitution + 2x + 1 = 7"),
     ("So $x = 3$. Then $2x + 1 = 8$.", "substitution ? 2x + 1 = 8"),
 ]
@@ -241,6 +249,11 @@ def test_the_answer_is_what_the_question_asks(question, box, verdict):
 )
 def test_a_question_that_is_not_plain_is_not_judged(question):
     assert check(r"It is $\boxed{3}$.", question) == []
+
+
+def test_a_star_that_the_question_uses_is_no_product():
+    assert check("So $3 * 2 = 3^2 - 2$.", "If $a * b = a^2 - b$, what is $3 * 2$?") == []
+    assert check("So $3 * 2 = 6$.") == [Claim(4, 13, "equality", True)]
 
 
 def test_a_name_can_be_a_number_and_then_a_tuple():

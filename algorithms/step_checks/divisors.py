@@ -85,7 +85,7 @@ def _whole(text: str, start: int, end: int) -> int | None:
     return value if isinstance(value, int) else None
 
 
-ALONE: Final = r"(?<![^a-z,;.:] )(?<!cdot )(?<!times )(?<!equiv )(?<=\s)"  # not the last term of an expression
+ALONE: Final = r"(?<![^a-z,;.:] )(?<!cdot )(?<!times )(?<!equiv )(?<!and )(?<!to )(?<=\s)"  # no part of a longer one
 A: Final = r"\$?(?P<a>\d[\d,]{0,14})\$?"
 B: Final = r"\$?(?P<b>\d[\d,]{0,14})\$?"
 C: Final = r"\$?(?:\\boxed\{)?(?P<c>\d[\d,]{0,14})"

@@ -158,8 +158,7 @@ def _runs(tokens: list[Token], is_formula: bool) -> Iterator[_Builder]:
         if ends:
             if builder.relations:
                 yield builder
-            cut = kind == "w" and (bool(builder.sides[-1]) or builder.cut)
-            builder = _Builder(is_formula, cut=splits or (cut and _dangles(builder)))
+            builder = _Builder(is_formula, cut=splits or (kind == "w" and _is_cut(builder, token)))
         place += 1
     if builder.relations:
         yield builder
@@ -180,9 +179,13 @@ def _goes_on(tokens: list[Token], place: int) -> bool:
     return True
 
 
-def _dangles(builder: _Builder) -> bool:
-    """Whether the side breaks off after an operator: 3 + the rest = 8."""
-    return builder.cut or (bool(builder.sides[-1]) and builder.sides[-1][-1].kind in ("+", "-", "*", "/", "^", "("))
+def _is_cut(builder: _Builder, word: Token) -> bool:
+    """Whether words cut a side in two: 3 + the rest = 8, or an operation in words in a formula."""
+    if not builder.sides[-1]:
+        return builder.cut
+    if builder.is_formula and not builder.relations and not STOP_WORDS & set(word.text.lower().split()):
+        return True
+    return builder.cut or builder.sides[-1][-1].kind in ("+", "-", "*", "/", "^", "(")
 
 
 def _splits_digits(tokens: list[Token], place: int) -> bool:

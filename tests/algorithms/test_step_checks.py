@@ -151,6 +151,8 @@ TRAPS = [
     ("$9^{9^{9^9}} = 1$ and $1000000! = 1$", "equality ? 9^{9^{9^9}} = 1", "equality ? 1000000! = 1"),
     (r"$\frac{1}{0} = 1$", r"equality ? \frac{1}{0} = 1"),
     (r"$5 \star 2 = 3 \cdot 5$",),
+    (r"$3 \text{ Y } 2 = 3^2 - 2$",),
+    ("A number between 1 and 50 is a multiple of 3 in 16 cases.",),
     (r"$\gcd(84,112 - 84) = \gcd(84,28)$",),
     (r"Then $13 \cdot 501 = 6,\!513,$ so 3.", r"equality + 13 \cdot 501 = 6,\!513"),
     (r"The polar coordinates are $(2, \pi) = (-2, 0)$", r"vector ? (2, \pi) = (-2, 0)"),

@@ -132,7 +132,7 @@ NO_CLAIMS = [
     r"$1 + 2 + \cdots + 9 = 45$",
     r"$x = \pm 3$",
     r"the ratio is $3:4 = 6:8$",
-    r"the sum of 3 and the rest",
+    "the sum of 3 + the very last = 8",
     r"$\text{area} + 5 = 8$",
     r"$\overline{ab} = 10a + b$",
     r"$1/2x = 3$",

@@ -1,7 +1,8 @@
 """Equations that follow from one another.
 
-An equation follows if it is the last one times a constant, or has the same single root. Its truth says nothing of how
-it was found: of two equations that differ the second may be another fact, so few are judged false.
+An equation follows if it is the last one in the same variables times a constant, or if one holds at a root of the
+other. Two equations that differ may be two facts, so few are judged false: an equation said to be the last one in
+another form, or one that shares no root with the last one, from which it is derived.
 """
 
 import math

@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.refine_cost       forest scoring against the plain loop and padded batches
     python -m tests.benchmarks.refine_scale      rows per second, driver memory, speed-up with actors (no model)
+    python -m tests.benchmarks.large_files       2 GB of JSON lines and of Parquet, through runs killed five times
     python -m tests.benchmarks.faults            time and repeated work when actors, nodes, storage or rows fail
     python -m tests.benchmarks.pass_loop         share of its time that a GPU computes, with a forward that sleeps
     python -m tests.benchmarks.refined_sft       students of refined, original and randomly shortened solutions

@@ -126,12 +126,13 @@ class Ledger:
         if group is None or row["id"] not in group.at_work:
             return  # after a failure, which has given the row back
         group.at_work.discard(row["id"])
-        self._finished.setdefault(row["shard"], []).append((row, [self._record(row, record) for record in records]))
+        recorded = [self._record(row, record) for record in records]
+        self._finished.setdefault(row["shard"], []).append((row, recorded))
         assert self._places is not None, "rows at work hold places"
         self._places.release()
         if row["id"] == self._on_trial:
             self._on_trial = None
-        if records and records[0]["status"] != "quarantined":
+        if recorded and recorded[0]["status"] != "quarantined":
             self._num_proofs += 1
         self._settle_doubts()
 

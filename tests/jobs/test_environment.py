@@ -58,7 +58,8 @@ def test_actors_that_cannot_be_placed_are_told_in_one_line(tmp_path):
     args = ["tests.fixtures.table_refine", tmp_path, 0, "--input", source, "--unmerged", "drop"]
     alone = command(*args, "--output", tmp_path / "run", "--gpus-per-actor", 1)
     assert alone.returncode == 2
-    assert "1 actor(s) ask for 1 CPU and 1 GPU each and reading for 1 CPU; the cluster has" in alone.stderr.splitlines()[-1]
+    last = alone.stderr.splitlines()[-1]
+    assert "1 actor(s) ask for 1 CPU and 1 GPU each and reading for 1 CPU; the cluster has" in last
     joined = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     with (tmp_path / "errors").open("w") as errors:
         job = start(*args, "--output", tmp_path / "other", "--cpus-per-actor", 500, env=joined, stderr=errors)

@@ -4,8 +4,8 @@ import os
 import subprocess
 import sys
 
-import cloudpickle
 import pytest
+from ray import cloudpickle
 
 from jobs.driver import environment
 from jobs.driver.cluster import Ask

@@ -84,7 +84,7 @@ def is_winner(totals: FloatArray, is_present: BoolArray) -> BoolArray:
     """The classes tied for the largest total, [..., K]; none where no class can win."""
     can_win = is_present & (totals > -np.inf)
     best = np.where(can_win, totals, -np.inf).max(axis=-1, keepdims=True, initial=-np.inf)
-    return can_win & (totals >= np.where(best > 0, best * (1 - TIE), best))
+    return np.asarray(can_win & (totals >= np.where(best > 0, best * (1 - TIE), best)), dtype=np.bool_)
 
 
 def tally_accuracy(

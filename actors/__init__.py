@@ -3,6 +3,7 @@
     refiner    the worker of `jobs.refine`: drives many refinements at once and keeps one scorer busy
     sampler    the worker of `jobs.sample`: asks an engine for the samples of many questions at once
     grader     the worker of `jobs.grade`: grades samples in processes that can be killed
+    ranker     the worker of `jobs.rank`: scores graded samples
     errors     the errors that decide what happens to a run
 
     runs/       a run's folder: input, records, ledger, journal, manifest
@@ -10,6 +11,7 @@
     engines/    what draws samples: transformers, vLLM, any OpenAI-compatible endpoint
     scoring/    what gives perplexities
     training/   from rows to an adapter, in Ray Train workers
+    ranking/    rankers of solutions, and fitting them
     processes/  child processes that can be killed
 
 A worker is a plain callable class: the model in `__init__`, a batch in `__call__`, so a test can call it. It hands the

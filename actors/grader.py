@@ -60,7 +60,11 @@ class Grader:
             if sample["text"] is not None
         ]
         grades = await self._grade_samples(row, texts)
-        records = [self._record(row, index, grades.get(index)) for index in range(len(row["samples"]))]
+        classes = await self._classes([grades.get(index, {}).get("answer") for index in range(len(row["samples"]))])
+        records = [
+            self._record(row, index, grades.get(index)) | {"answer_class": classes[index]}
+            for index in range(len(row["samples"]))
+        ]
         self._ledger.finish(row, *records)
 
     async def _grade_samples(self, row: Row, samples: list[Sample]) -> dict[int, dict[str, Any]]:
@@ -80,6 +84,14 @@ class Grader:
         one_by_one = [await self._grade_samples(row, [sample]) for sample in samples]
         return {index: grade for each in one_by_one for index, grade in each.items()}
 
+    async def _classes(self, answers: list[str | None]) -> list[int | None]:
+        """The class of each answer. If comparing them takes too long, answers of the same text share a class."""
+        try:
+            return await self._pool.call(grading.class_answers, answers, limit_seconds=self._limit_seconds)
+        except (CallTimedOut, CallCrashed, MemoryError):
+            texts = {text: number for number, text in enumerate(dict.fromkeys(filter(None, answers)))}
+            return [None if answer is None else texts.get(answer) for answer in answers]
+
     def _record(self, row: Row, index: int, grade: dict[str, Any] | None) -> Row:
         sample = row["samples"][index]
         grade = grade or {"reason": f"no_text: {sample['fault']}"}
@@ -96,4 +108,5 @@ class Grader:
             "correct": grade.get("correct"),
             "reason": grade["reason"],
             "string_correct": grade.get("string_correct"),
+            **{name: grade.get(name) for name in grading.CLAIMS},
         }

@@ -12,9 +12,11 @@ a table of numbers is enough to test nearly everything.
     problem_formats  how records of questions, with and without samples, are read
     row_errors       the reasons why a row cannot be worked on
     answers/         final answers: extraction, equivalence, classes
+    graded           a graded sample, as verbs read it that come after grading
     grading          the answer that a solution states, and whether it is right
     step_checks/     what a solution's text claims, and whether it holds
     voting/          votes over sampled answers, when to stop sampling, and replays of recorded samples
+    ranking/         what a ranker knows of a solution, and how good its scores are
     splits           train, validation, held out: by problem
     prompts          the prompt of a question: a template or a conversation, with worked examples
     sampling         sampling parameters, samples, and where their randomness comes from

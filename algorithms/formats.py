@@ -12,11 +12,13 @@ from typing import Any, Final, Literal, TypeAlias
 
 from algorithms import chain_formats, problem_formats
 from algorithms.chains import Chain
+from algorithms.graded import GradedSample, graded
 from algorithms.problems import Problem
 from algorithms.row_errors import RowError, check_encodable, kind
 
 Columns: TypeAlias = Mapping[str, str]  # role of a column -> its name
-Use: TypeAlias = Literal["refine", "sample", "grade"]
+Use: TypeAlias = Literal["refine", "sample", "grade", "rank"]
+Item: TypeAlias = Chain | Problem | GradedSample
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +33,17 @@ class Format:
 
     description: str
     uses: frozenset[Use]
-    parse: Callable[[Mapping[str, Any], Columns, str], Chain | Problem]
+    parse: Callable[[Mapping[str, Any], Columns, str], Item]
     columns: Columns
     optional: frozenset[str] = frozenset()
     split: str | None = None
     keeps_columns: bool = False
-    item: type[Chain] | type[Problem] = Chain
+    item: type[Chain] | type[Problem] | type[GradedSample] = Chain
     kept: frozenset[str] = frozenset()
     source_column: str | None = None
 
 
-def parse_record(record: Any, format_name: str, columns: Columns, split: str | None) -> Chain | Problem:
+def parse_record(record: Any, format_name: str, columns: Columns, split: str | None) -> Item:
     """The item in a record. `columns` and `split` override the format's defaults. Raises RowError if there is none."""
     if not isinstance(record, Mapping):
         raise RowError("wrong_type", f"a row must be an object, got {kind(record)}")
@@ -51,7 +53,7 @@ def parse_record(record: Any, format_name: str, columns: Columns, split: str | N
     if isinstance(item, Chain) and not any(step.strip() for step in steps):
         raise RowError("no_steps")
     for value in (item.question, item.answer, *steps):
-        check_encodable(value)
+        check_encodable(value or "")
     return item
 
 
@@ -136,6 +138,14 @@ FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
             {"question": "question", "solution": "ground_truth"},
             item=Problem,
             kept=frozenset({"solution"}),
+        ),
+        "graded": Format(
+            "a run of jobs.grade",
+            frozenset({"rank"}),
+            graded,
+            {"question": "question", "status": "status"},
+            item=GradedSample,
+            source_column="source",
         ),
     }
 )

@@ -21,6 +21,7 @@ REASONS: Final = MappingProxyType(
         "engine_error": "the engine failed on the row",
         "no_samples": "the problem has no samples",
         "not_sampled": "the sampling run quarantined the question",
+        "not_graded": "the grading run quarantined the problem",
         "too_long": "the row does not fit the model's context window",
         "nothing_to_score": "the scope contains no token of the row",
         "out_of_memory": "the row does not fit in memory, even alone",

@@ -5,7 +5,8 @@
     export       a refined corpus -> files that trainers load
     sample       draw many answers to each question, with any engine
     grade        sampled solutions -> right, wrong or unknown
-    train        refined or graded solutions -> an adapter: SFT, ORPO, NAT, NCE and others
+    train        refined or graded solutions -> an adapter: SFT, ORPO, NAT, NCE and others; or a ranker
+    rank         a calibrated score for each graded sample
     report       write the report of a run again
 
     driver/      what verbs share on the driver
@@ -19,4 +20,13 @@ To add a verb: a module with a docstring, a frozen pydantic config (the docstrin
 
 from typing import Final
 
-VERBS: Final = ("make_corpus", "refine", "export", "sample", "grade", "train", "report")  # in the order of the work
+VERBS: Final = (
+    "make_corpus",
+    "refine",
+    "export",
+    "sample",
+    "grade",
+    "train",
+    "rank",
+    "report",
+)  # in the order of the work

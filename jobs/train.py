@@ -30,10 +30,11 @@ from actors.training.trainer import TrainingPlan
 from algorithms.losses.negative_calibrated import Direction, Granularity
 from algorithms.methods import METHODS, OWN_SETTINGS, AdapterPlan, LossOptions
 from algorithms.prompts import INSTRUCTION, PromptStyle
-from jobs.driver import adapters, cluster, command, corpus_run, inputs, training_data, training_fit
+from jobs.driver import adapters, cluster, command, corpus_run, inputs, ranker_training, training_data, training_fit
 from jobs.driver.command import JobConfig, choice, command_line, listed
 from jobs.driver.progress import Progress
 from jobs.driver.prompts import check_instruction, prompt_style
+from jobs.driver.ranker_training import RankerConfig
 from jobs.driver.training_fit import StepsLine, Workers
 from jobs.reports import model_card, page
 
@@ -53,7 +54,10 @@ class TrainConfig(JobConfig):
     """Flags of `jobs.train`."""
 
     method: Annotated[str, choice(METHODS)] = Field(
-        description=listed("What to train, and on what.", {name: method.what for name, method in METHODS.items()})
+        description=listed(
+            "What to train, and on what. --method ranker --help lists the flags of a ranker.",
+            {name: method.what for name, method in METHODS.items()} | ranker_training.METHODS,
+        )
     )
     data: tuple[str, ...] = Field(min_length=1)
     """What to train on: runs, files, folders or globs, as paths or URIs."""
@@ -181,6 +185,8 @@ class TrainConfig(JobConfig):
 
 def main() -> None:
     """Entry point of `python -m jobs.train`."""
+    if command.peek("method") in ranker_training.METHODS:
+        command.main(RankerConfig, ranker_training.run, __doc__ or "")
     command.main(TrainConfig, run, __doc__ or "")
 
 

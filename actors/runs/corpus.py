@@ -19,11 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actors.errors import UserError
-from actors.runs.record_kinds import SAMPLE_FIELDS
+from actors.runs.record_kinds import RANKING, SAMPLE_FIELDS
 from actors.runs.retries import Resumed
 from actors.runs.storage import Storage
 from algorithms.chains import Chain
 from algorithms.formats import FORMATS, parse_record, source_json
+from algorithms.graded import FACTS, GradedSample
 from algorithms.problems import Problem
 from algorithms.row_errors import RowError
 
@@ -58,7 +59,15 @@ GIVEN_SAMPLE_TYPE: Final = pa.struct(
     ]
 )
 PROBLEM_SCHEMA: Final = pa.schema([*ROW_FIELDS, ("samples", pa.list_(GIVEN_SAMPLE_TYPE)), ("last_number", pa.bool_())])
-ROW_SCHEMAS: Final = MappingProxyType({Chain: CHAIN_SCHEMA, Problem: PROBLEM_SCHEMA})
+GRADED_SCHEMA: Final = pa.schema(
+    [
+        *ROW_FIELDS,
+        ("grade", pa.string()),
+        ("grade_reason", pa.string()),
+        *((field.name, field.type) for field in RANKING.schema if field.name in FACTS and field.name != "answer"),
+    ]
+)
+ROW_SCHEMAS: Final = MappingProxyType({Chain: CHAIN_SCHEMA, Problem: PROBLEM_SCHEMA, GradedSample: GRADED_SCHEMA})
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ ROWS: Final = "rows"
 ADAPTER: Final = "adapter"
 ADAPTER_CONFIG: Final = "adapter_config.json"
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
+RANKER: Final = "ranker"
 TRAIN_STATE: Final = "_train"
 
 
@@ -129,6 +130,11 @@ class RunFolder:
     def adapter(self) -> Storage:
         """The trained adapter, as PEFT loads it."""
         return self.root / ADAPTER
+
+    @property
+    def ranker(self) -> Storage:
+        """The trained ranker: `actors.ranking.folder`."""
+        return self.root / RANKER
 
     @property
     def events(self) -> Storage:

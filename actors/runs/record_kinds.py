@@ -107,6 +107,10 @@ GRADING: Final = RecordKind(
             ("string_correct", pa.bool_()),  # the result of comparing normalised strings of the last box
             ("given_correct", pa.bool_()),  # the corpus's own label, if it has one
             ("origin", pa.string()),  # the author of the sample, if a corpus has several
+            ("answer_class", pa.int32()),  # equal answers to a question share it; null for one that cannot vote
+            ("claims_true", pa.int32()),  # what the text claims (algorithms.step_checks): what holds,
+            ("claims_false", pa.int32()),  # what does not,
+            ("claims_unchecked", pa.int32()),  # and what cannot be checked
             *SAMPLE_FIELDS,
             ("source", pa.string()),
         ]
@@ -115,4 +119,11 @@ GRADING: Final = RecordKind(
     summed=(),
     row_column="problem_id",
     taken_from={"gold": "answer", "answer": ""},  # a row's answer is the gold answer
+)
+
+RANKING: Final = RecordKind(
+    GRADING.schema.append(pa.field("score", pa.float64())),  # null for a sample without text
+    statuses=GRADING.statuses,
+    summed=(),
+    taken_from={"status": "grade", "reason": "grade_reason"},
 )

@@ -10,6 +10,7 @@ adapters       the adapters that flags name
 corpus_run     a corpus through a pool of workers: start or resume, stream, report
 training_data  rows -> tokenised examples in the run's folder
 training_fit   Ray Train over the examples, and its results
+ranker_training  graded samples -> a boosted ranker
 attempts       whether a training run is tried again after a failure
 progress       the live line
 """

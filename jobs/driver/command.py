@@ -106,6 +106,23 @@ def parse(
         raise UserError(_first_error(error)) from None
 
 
+def peek(name: str) -> str | None:
+    """The text of a flag on this command line or in its --config file, before anything is checked."""
+    args, path = _take_config_flag(sys.argv[1:])
+    for position, arg in enumerate(args):
+        if arg.startswith(f"--{name}="):
+            return arg.partition("=")[2]
+        if arg == f"--{name}":
+            return args[position + 1] if position + 1 < len(args) else None
+    if path is None:
+        return None
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None  # told when the flags are parsed
+    return str(values[name]) if isinstance(values, dict) and name in values else None
+
+
 def _take_config_flag(args: list[str]) -> tuple[list[str], str | None]:
     for position, arg in enumerate(args):
         if arg.startswith("--config="):

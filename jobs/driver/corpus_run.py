@@ -302,14 +302,19 @@ def _check_visible(this: CorpusRun, output: RunFolder) -> None:
 @contextmanager
 def ray_for(config: CorpusConfig) -> Iterator[cluster.Ask]:
     """Ray for this run, and what each actor asks of it. Raises UserError if a local Ray lacks it."""
-    least, most = config.actor_range
-    ask = config.ask
+    with ray_with(*config.actor_range, config.ask):
+        yield config.ask
+
+
+@contextmanager
+def ray_with(least: int, most: int, ask: cluster.Ask) -> Iterator[None]:
+    """Ray for `least` to `most` actors. Raises UserError if a local Ray cannot place them."""
     slots = max(os.cpu_count() or 1, math.ceil(most * ask.cpus)) + READ_SLOTS
     with cluster.connect(slots) as joined:
         short = cluster.shortage(ask, least)
         if joined.is_local and short:
             raise UserError(f"{short}: lower --num-actors or --gpus-per-actor, or join a cluster through RAY_ADDRESS")
-        yield ask
+        yield
 
 
 def _close(config: CorpusConfig, output: RunFolder, record: manifest.Manifest) -> int:

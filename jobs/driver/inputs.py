@@ -38,8 +38,9 @@ def open_corpus(
     split: str | None,
     id_column: str | None,
     limit: int | None,
+    flag: str = "--input",
 ) -> Corpus:
-    """The corpus behind `--input`. Raises UserError if it cannot be read in this format."""
+    """The corpus behind a flag. Raises UserError if it cannot be read in this format."""
     corpus_format = FORMATS[format_name]
     unknown = sorted(set(columns) - set(corpus_format.columns))
     if unknown:
@@ -51,7 +52,7 @@ def open_corpus(
             splitter(split)
         except ValueError as error:
             raise UserError(f"--split: {error}") from None
-    files, is_run = _listed("--input", uri)
+    files, is_run = _listed(flag, uri)
     corpus = Corpus(files, format_name, dict(columns), split, id_column or ("id" if is_run else None), limit)
     _check_columns(corpus)
     return corpus

@@ -5,6 +5,8 @@
     sample      number and length of samples (sample.html.j2)
     grade       right and wrong, and where the string rule differs (grade.html.j2)
     train       loss curves, and the data that was not used (train.html.j2)
+    ranker      how well a ranker orders and how honest its scores are (ranker.html.j2)
+    rank        scores of right and wrong samples (rank.html.j2)
     model_card  README.md of an adapter
     parts       what the reports share
     plots       the style of the SVG plots that each report draws

@@ -51,8 +51,10 @@ def test_a_problem_gives_a_record_a_sample(grade):
         "id": "r1#0", "problem_id": "r1", "sample_index": 0, "split": split_of("q1", FRACTIONS, 7), "status": "right",
         "correct": True, "reason": None, "question": "q1", "gold": r"\frac{1}{2}", "rationale": r"so \boxed{0.5}",
         "answer": "0.5", "found_by": "boxed", "string_correct": True, "given_correct": None, "origin": None,
+        "answer_class": 0, "claims_true": 0, "claims_false": 0, "claims_unchecked": 0,
         "num_tokens": 7, "finish_reason": "stop", "mean_logprob": -0.5, "source": "{}",
     }  # fmt: skip
+    assert (wrong["answer_class"], nothing["answer_class"]) == (1, None)
     assert (wrong["status"], wrong["correct"], wrong["origin"], wrong["given_correct"]) == ("wrong", False, "m", True)
     assert (nothing["status"], nothing["correct"], nothing["reason"]) == ("unknown", None, "no_answer")
     assert (null["status"], null["reason"]) == ("unknown", "no_text: null_field: sample 3")

@@ -108,5 +108,7 @@ def test_source_holds_all_other_columns():
 
 
 def test_every_format_names_what_it_reads():
-    assert set(FORMATS) == {"steps", "gsm8k", "math", "chat", "text", "questions", "tdg", "samples", "gsm8k-solutions"}
+    assert set(FORMATS) == {
+        "steps", "gsm8k", "math", "chat", "text", "questions", "tdg", "samples", "gsm8k-solutions", "graded",
+    }  # fmt: skip
     assert all(" " not in reason for reason in REASONS)

@@ -6,18 +6,22 @@ import pytest
 
 from jobs import VERBS
 from jobs.driver.command import JobConfig
+from jobs.driver.ranker_training import RankerConfig
 from tests.fixtures.runs import command
-from tests.fixtures.verbs import call, config_class, flags_of
+from tests.fixtures.verbs import call, config_class, flags_in
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_flag_has_help(verb, capsys):
-    config = config_class(verb)
+@pytest.mark.parametrize(
+    ("config", "args"),
+    [(config_class(verb), [verb]) for verb in VERBS] + [(RankerConfig, ["train", "--method", "ranker"])],
+    ids=[*VERBS, "ranker"],
+)
+def test_every_flag_has_help(config, args, capsys):
     assert issubclass(config, JobConfig)
     assert [name for name, field in config.model_fields.items() if not field.description] == []
-    assert call(verb, "--help") == 0
+    assert call(*args, "--help") == 0
     shown = capsys.readouterr().out
-    assert set(re.findall(r"^[│ ] (--[a-z0-9-]+)", shown, re.MULTILINE)) == flags_of(verb)
+    assert set(re.findall(r"^[│ ] (--[a-z0-9-]+)", shown, re.MULTILINE)) == flags_in(config)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ PLAN_FLAGS: Final = (  # fields of TrainingPlan with the value of their flag
 class TrainConfig(JobConfig):
     """Flags of `jobs.train`."""
 
-    method: Annotated[str, choice(METHODS)] = Field(
+    method: Annotated[str, choice((*METHODS, *ranker_training.METHODS))] = Field(
         description=listed(
             "What to train, and on what. --method ranker --help lists the flags of a ranker.",
             {name: method.what for name, method in METHODS.items()} | ranker_training.METHODS,
@@ -151,6 +151,8 @@ class TrainConfig(JobConfig):
 
     @model_validator(mode="after")
     def _check_together(self) -> "TrainConfig":
+        if self.method not in METHODS:
+            raise ValueError(f"--method {self.method} has flags of its own: jobs.driver.ranker_training.RankerConfig")
         for name in sorted(OWN_SETTINGS.difference(METHODS[self.method].own_settings)):
             default = type(self).model_fields[name].get_default(call_default_factory=True)
             if getattr(self, name) != default:

@@ -54,7 +54,7 @@ def open_corpus(
             raise UserError(f"--split: {error}") from None
     files, is_run = _listed(flag, uri)
     corpus = Corpus(files, format_name, dict(columns), split, id_column or ("id" if is_run else None), limit)
-    _check_columns(corpus)
+    _check_columns(corpus, flag)
     return corpus
 
 
@@ -135,7 +135,7 @@ def _rows_of(file: CorpusFile) -> RowCount:
         return RowCount(lines if is_whole else round(lines * file.num_bytes / taken), is_whole)
 
 
-def _check_columns(corpus: Corpus) -> None:
+def _check_columns(corpus: Corpus, flag: str) -> None:
     """Raise UserError unless the first rows of the first file have every column that the format needs."""
     corpus_format = FORMATS[corpus.format_name]
     roles = {**corpus_format.columns, **corpus.columns}
@@ -147,6 +147,8 @@ def _check_columns(corpus: Corpus) -> None:
     present = _columns_of(corpus)
     for name, role in wanted.items():
         if present and name not in present:
+            if corpus.format_name == "graded":  # whose columns have no other names
+                raise UserError(f"{flag}: {corpus.files[0].name} has no column {name!r}: give it a run of jobs.grade")
             flag = "--id-column" if role == "id" else f"--columns {role}"
             raise UserError(
                 f"no column {name!r} in {corpus.files[0].name}, which has {', '.join(sorted(present))}: "

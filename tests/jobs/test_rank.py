@@ -125,6 +125,8 @@ def test_bad_rankers_and_bad_data_are_told_in_one_line(graded, ranker, tmp_path)
     (old / "ranker.json").write_text(json.dumps(described | {"features": ["text.unheard_of"]}))
     with pytest.raises(UserError, match="was trained on other features"):
         open_ranker("--ranker", str(old)).load()
+    with pytest.raises(UserError, match=r"--data: t\.jsonl has no column 'status': give it a run of jobs\.grade"):
+        train(write_lines(tmp_path / "t.jsonl", [{"question": "?"}]), tmp_path / "no-run")
     rows = [{"question": f"{n}?", "answer": "1", "samples": [r"\boxed{1}"]} for n in range(40)]
     source = write_lines(tmp_path / "right.jsonl", rows)
     assert grade_samples(input=str(source), output=str(tmp_path / "right"), splits=(0.6, 0.2, 0.2)) == 0

@@ -15,6 +15,7 @@ from actors.processes.pool import KillablePool
 from actors.runs.folder import RunFolder
 from actors.runs.ledger import Ledger, Row
 from actors.runs.record_kinds import GRADING
+from algorithms.answers.classes import text_classes
 from algorithms.problems import SAMPLE_FACTS
 from algorithms.splits import split_of
 
@@ -89,8 +90,7 @@ class Grader:
         try:
             return await self._pool.call(grading.class_answers, answers, limit_seconds=self._limit_seconds)
         except (CallTimedOut, CallCrashed, MemoryError):
-            texts = {text: number for number, text in enumerate(dict.fromkeys(filter(None, answers)))}
-            return [None if answer is None else texts.get(answer) for answer in answers]
+            return text_classes(answers)
 
     def _record(self, row: Row, index: int, grade: dict[str, Any] | None) -> Row:
         sample = row["samples"][index]

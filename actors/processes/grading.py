@@ -2,11 +2,11 @@
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from algorithms.answers.classes import answer_classes
+from algorithms.answers.classes import answer_classes, text_classes
 from algorithms.grading import grade
 from algorithms.step_checks import check, summary
 
@@ -14,6 +14,7 @@ PRELOAD: Final = ("actors.processes.grading", "algorithms.answers.equivalence", 
 MAX_DIGITS: Final = 1 << 20
 CLAIMS: Final = ("claims_true", "claims_false", "claims_unchecked")
 
+Result = TypeVar("Result")
 Sample = tuple[int, str, bool]  # sample index, text, whether its last number may be the answer
 
 
@@ -33,21 +34,29 @@ def grade_samples(question: str, gold: str, samples: Sequence[Sample]) -> list[t
 
 
 def class_answers(answers: Sequence[str | None]) -> list[int | None]:
-    """The class of each answer to one problem, as `algorithms.answers.classes` numbers them."""
-    return answer_classes(answers)
+    """The class of each answer to one problem. If comparing two of them raises, equal texts share a class."""
+    return _unless_it_raises(lambda: answer_classes(answers), lambda error: text_classes(answers))
 
 
 def _grade(question: str, gold: str, text: str, is_numeric: bool) -> dict[str, Any]:
-    """SymPy raises nearly every exception there is. It concerns this sample only."""
-    try:
-        return asdict(grade(question, gold, text, last_number=is_numeric)) | _claims(question, text)
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001  one sample must not end the pool's process
-        return {"reason": f"failed: {type(error).__name__}: {str(error)[:200]}"}
+    graded = _unless_it_raises(
+        lambda: asdict(grade(question, gold, text, last_number=is_numeric)),
+        lambda error: {"reason": f"failed: {type(error).__name__}: {str(error)[:200]}"},
+    )
+    return graded | _unless_it_raises(lambda: _claims(question, text), lambda error: {})
 
 
-def _claims(question: str, text: str) -> dict[str, int]:
+def _claims(question: str, text: str) -> dict[str, Any]:
     """How many claims of a solution hold, do not hold, and cannot be checked."""
     counts = summary(check(text, question))
     return {name: counts[name] for name in CLAIMS}
+
+
+def _unless_it_raises(compute: Callable[[], Result], instead: Callable[[Exception], Result]) -> Result:
+    """What `compute` returns. SymPy raises nearly every exception there is, and it concerns this sample only."""
+    try:
+        return compute()
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001  one sample must cost neither its problem nor the pool's process
+        return instead(error)

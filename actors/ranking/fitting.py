@@ -5,7 +5,6 @@ worker boosts on its part of the training samples; LightGBM adds up their histog
 samples, so that all of them stop at the same tree.
 """
 
-import hashlib
 import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ import pyarrow as pa
 from actors.errors import UserError
 from actors.ranking.boosted import MODEL
 from actors.ranking.folder import RankerFolder
-from actors.runs.corpus import Corpus, Part
+from actors.runs.corpus import id_hash
 from actors.runs.folder import RunFolder
 from actors.runs.session import check_session
 from algorithms.ranking.calibration import fit_calibration
@@ -32,7 +31,7 @@ EXAMPLE_SCHEMA: Final = pa.schema(
     [
         ("place", pa.int64()),  # in the input: part and row
         ("split", pa.string()),
-        ("problem", pa.int64()),  # hash of the question
+        ("problem", pa.uint64()),  # hash of the question
         ("right", pa.bool_()),
         ("features", pa.list_(pa.float32())),
         ("unused", pa.string()),  # the reason; such a row has no features
@@ -76,12 +75,8 @@ def read_features(batch: Mapping[str, Any], groups: tuple[str, ...]) -> Iterator
     """The examples of the pickled (corpus, number of the part, part) in `batch["part"]`: tables of EXAMPLE_SCHEMA."""
     for pickled in batch["part"]:
         corpus, number, part = pickle.loads(pickled)
-        for first, table in enumerate(_tables(corpus, part)):
+        for first, table in enumerate(corpus.tables(part, ROWS_PER_BLOCK)):
             yield _examples(table.to_pylist(), (number << 32) + first * ROWS_PER_BLOCK, groups)
-
-
-def _tables(corpus: Corpus, part: Part) -> Iterator[pa.Table]:
-    return corpus.tables(part, ROWS_PER_BLOCK)
 
 
 def _examples(rows: list[dict[str, Any]], place: int, groups: tuple[str, ...]) -> pa.Table:
@@ -93,7 +88,7 @@ def _examples(rows: list[dict[str, Any]], place: int, groups: tuple[str, ...]) -
             {
                 "place": place + offset,
                 "split": row["split"] if reason is None else None,
-                "problem": _hash(row["question"] or ""),
+                "problem": id_hash(plain_question(row["question"] or "")),
                 "right": row["correct"],
                 "features": next(features) if reason is None else None,
                 "unused": reason,
@@ -113,11 +108,6 @@ def _unused(row: dict[str, Any]) -> str | None:
     if row["rationale"] is None:
         return "no text"
     return None if row["split"] in SPLITS else "no split"
-
-
-def _hash(question: str) -> int:
-    digest = hashlib.blake2b(plain_question(question).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
 
 
 @dataclass(frozen=True)

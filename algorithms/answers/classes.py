@@ -35,6 +35,12 @@ def answer_classes(answers: Sequence[str | None], equal: Equal = equivalent) -> 
     return [None if text is None else by_text.get(text.strip()) for text in answers]
 
 
+def text_classes(answers: Sequence[str | None]) -> list[int | None]:
+    """The class of each answer if only equal texts are equal, for answers that nobody can compare."""
+    numbers: dict[str, int] = {}
+    return [None if text is None else numbers.setdefault(text.strip(), len(numbers)) for text in answers]
+
+
 def _is_parsable(text: str) -> bool:
     try:
         check_parsable(text)

@@ -5,6 +5,7 @@ that measures it too (the distance from the other samples' mean length, say) lif
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -35,13 +36,16 @@ def _text_facts(solution: Solution) -> Facts:
 
 
 GROUPS: Final = {"checks": _check_facts, "answer": _answer_facts, "asked": _asked_facts, "text": _text_facts}
-_EXAMPLE: Final = Solution("What is $1+1$?", "It is $1+1=2$.", "2")
-NAMES: Final = {group: tuple(facts(_EXAMPLE)) for group, facts in GROUPS.items()}
+
+
+@cache
+def _names(group: str) -> tuple[str, ...]:
+    return tuple(GROUPS[group](Solution("", "", None)))  # the same names for every solution
 
 
 def feature_names(groups: Sequence[str] = tuple(GROUPS)) -> tuple[str, ...]:
     """The names of the features in some groups, in the order of `feature_matrix`."""
-    return tuple(f"{group}.{name}" for group in groups for name in NAMES[group])
+    return tuple(f"{group}.{name}" for group in groups for name in _names(group))
 
 
 def feature_matrix(solutions: Sequence[Solution], groups: Sequence[str] = tuple(GROUPS)) -> NDArray[np.float32]:

@@ -307,13 +307,15 @@ def ray_for(config: CorpusConfig) -> Iterator[cluster.Ask]:
 
 
 @contextmanager
-def ray_with(least: int, most: int, ask: cluster.Ask) -> Iterator[None]:
-    """Ray for `least` to `most` actors. Raises UserError if a local Ray cannot place them."""
+def ray_with(
+    least: int, most: int, ask: cluster.Ask, flags: str = "--num-actors or --gpus-per-actor"
+) -> Iterator[None]:
+    """Ray for `least` to `most` actors. Raises UserError if a local Ray cannot place them: lower `flags`."""
     slots = max(os.cpu_count() or 1, math.ceil(most * ask.cpus)) + READ_SLOTS
     with cluster.connect(slots) as joined:
         short = cluster.shortage(ask, least)
         if joined.is_local and short:
-            raise UserError(f"{short}: lower --num-actors or --gpus-per-actor, or join a cluster through RAY_ADDRESS")
+            raise UserError(f"{short}: lower {flags}, or join a cluster through RAY_ADDRESS")
         yield
 
 

@@ -93,7 +93,8 @@ def run(config: RankerConfig) -> int:
     session = record.sessions[-1].name
     print(f"training a ranker on {', '.join(config.data)} -> {config.output}", flush=True)
     begin_session(output, session)
-    with corpus_run.ray_with(config.num_workers, config.num_workers, cluster.Ask(config.cpus_per_worker or 1, 0)):
+    ask = cluster.Ask(config.cpus_per_worker or 1, 0)
+    with corpus_run.ray_with(config.num_workers, config.num_workers, ask, "--num-workers"):
         counts = _prepare(corpora, plan, output)
         print(f"{counts['train']:,} samples to train on; workers are starting", flush=True)
         _fit(config, plan, output, session)

@@ -102,3 +102,12 @@ def test_a_quarantined_problem_has_one_record(grade):
     assert [(record["problem_id"], record["sample_index"], record["status"]) for record in found.values()] == [
         ("r1", None, "quarantined")
     ]
+
+
+def test_answers_that_sympy_fails_to_compare_keep_their_grades_and_share_classes_by_text(grade):
+    # Each equals itself; comparing the two makes SymPy raise, whatever it raises.
+    texts = [r"\boxed{\sum_{k=1}^{\infty}\frac{1}{k}}", r"\boxed{\prod_{k=1}^{\infty}k}", r"\boxed{2}"]
+    found = grade(problem_row(1, "2", [given_sample(text) for text in (*texts, texts[0])]))
+    assert found["r1#2"]["status"] == "right"
+    classes = [record["answer_class"] for record in found.values()]
+    assert classes[0] == classes[3] != classes[2]

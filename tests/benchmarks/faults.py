@@ -168,6 +168,7 @@ def measure(name, nodes, folder, num_rows):
 
 
 def main():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the children of a background shell ignore it
     flaky.register()
     if sys.argv[1:2] == ["--once"]:
         log = sys.argv[2]

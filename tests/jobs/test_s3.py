@@ -12,7 +12,7 @@ import pytest
 
 from actors.runs.folder import open_run_folder
 from actors.runs.records import RecordStore
-from tests.fixtures.runs import EXAMPLES, command, kill_all, start, wait_for, write_problems
+from tests.fixtures.runs import EXAMPLES, command, kill_all, start, wait_for, write_lines, write_problems
 
 BUCKET = "sluice-test"
 
@@ -122,6 +122,27 @@ def test_every_verb_works_on_an_object_store(s3, tmp_path, byte_model):
     assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "metrics.jsonl"} <= set(
         names(f"{s3}/student")
     )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_ranker_lives_on_an_object_store(s3, tmp_path):
+    rows = [
+        {"question": f"What is {number} + 1?", "answer": str(number + 1),
+         "samples": [f"${number} + 1 = {stated}$, so \\boxed{{{stated}}}" for stated in (number + 1, number + 2)]}
+        for number in range(60)
+    ]  # fmt: skip
+    samples = upload(s3, write_lines(tmp_path / "s.jsonl", rows), "s.jsonl")
+    done("jobs.grade", "--input", samples, "--output", f"{s3}/sums", "--splits", 0.6, 0.2, 0.2)
+    done("jobs.train", "--method", "ranker", "--data", f"{s3}/sums", "--num-trees", 5, "--min-leaf", 5, "--output",
+         f"{s3}/ranker")  # fmt: skip
+    assert names(f"{s3}/ranker") == [
+        "manifest.json", "ranker/model.txt", "ranker/ranker.json", "report.html", "report.json",
+    ]  # fmt: skip
+    done("jobs.rank", "--input", f"{s3}/sums", "--ranker", f"{s3}/ranker", "--output", f"{s3}/ranked")
+    scores = {row_id: record["score"] for row_id, record in records(f"{s3}/ranked").items()}
+    assert len(scores) == 120
+    assert all(scores[f"s.jsonl:{number}#0"] > scores[f"s.jsonl:{number}#1"] for number in range(60))
 
 
 @pytest.mark.slow

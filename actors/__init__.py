@@ -4,6 +4,7 @@
     sampler    the worker of `jobs.sample`: asks an engine for the samples of many questions at once
     grader     the worker of `jobs.grade`: grades samples in processes that can be killed
     ranker     the worker of `jobs.rank`: scores graded samples
+    evaluation  what `jobs.evaluate` runs in tasks: compact tables of samples, joined answer classes
     errors     the errors that decide what happens to a run
 
     runs/       a run's folder: input, records, ledger, journal, manifest

@@ -7,6 +7,7 @@
     grade        sampled solutions -> right, wrong or unknown
     train        refined or graded solutions -> an adapter: SFT, ORPO, NAT, NCE and others; or a ranker
     rank         a calibrated score for each graded sample
+    evaluate     votes and stopping rules on graded samples; comparisons of evaluations
     report       write the report of a run again
 
     driver/      what verbs share on the driver
@@ -28,5 +29,6 @@ VERBS: Final = (
     "grade",
     "train",
     "rank",
+    "evaluate",
     "report",
 )  # in the order of the work

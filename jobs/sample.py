@@ -13,7 +13,7 @@ import urllib.parse
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 import yaml
 from pydantic import Field, model_validator
@@ -25,64 +25,28 @@ from actors.runs.record_kinds import SAMPLING
 from actors.runs.totals import Totals
 from actors.sampler import Sampler, rows_at_once
 from algorithms.formats import formats_for
-from algorithms.prompts import INSTRUCTION
 from algorithms.sampling import SamplingParams
 from jobs.driver import adapters, command, corpus_run, inputs
-from jobs.driver.command import choice, listed
+from jobs.driver.command import choice
 from jobs.driver.corpus_run import CorpusConfig, CorpusRun, Pool, format_help, resolve_dtype
 from jobs.driver.prompts import check_instruction, prompt_style
+from jobs.driver.sampling import SamplingFlags
 
 JOB: Final = "sample"
 VLLM_BATCH: Final = 256
 ENGINE_FLAGS: Final = frozenset.union(*(kind.flags for kind in ENGINES.values()))
 
 
-class SampleConfig(CorpusConfig):
+class SampleConfig(SamplingFlags, CorpusConfig):
     """Flags of `jobs.sample`."""
 
     format: Annotated[str, choice(formats_for("sample"))] = Field(
         default="questions", description=format_help("sample") + " The answer is kept as the gold answer."
     )
-    engine: Annotated[str, choice(ENGINES)] = Field(
-        default="transformers",
-        description=listed("What draws the samples.", {name: kind.description for name, kind in ENGINES.items()}),
-    )
     model: str = "smollm2"
     """smollm2 (embedded), a model folder or a hub name; for openai the endpoint's name of the model."""
-    adapter: str | None = None
-    """Folder of a PEFT adapter for the model, or of a run of jobs.train."""
-    url: str | None = None
-    """URL of the endpoint, such as https://api.example.com/v1."""
     num_samples: int = Field(default=8, ge=1)
     """Number of samples of each question."""
-    temperature: float = Field(default=0.7, ge=0)
-    """0 always takes the most likely token."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    """Draw only from the most likely tokens that together have this probability."""
-    max_tokens: int = Field(default=512, ge=1)
-    """Maximum length of a sample."""
-    stop: tuple[str, ...] = ()
-    """Texts that end a sample and are not part of it."""
-    seed: int = 0
-    """Seed of the samples. With transformers, the same seed gives the same samples however they are batched."""
-    template: str | None = None
-    """Prompt text with {question} in it, or a file with such a text, instead of the model's chat template."""
-    instruction: str = INSTRUCTION
-    """Text below each question in the chat template. "" for none."""
-    few_shot: str | None = None
-    """File of JSON lines with question and solution: worked examples before each question."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of weights and activations. auto: bfloat16 on a GPU, float32 on a CPU."""
-    max_batch: int | None = Field(default=None, ge=1)
-    """Samples that an actor decodes at once. Default: 32; vLLM chooses its own."""
-    max_model_len: int | None = Field(default=None, ge=1)
-    """Context window of the vLLM engine. Default: the model's."""
-    engine_kwargs: dict[str, str] = Field(default_factory=dict)
-    """Further arguments of vLLM's AsyncEngineArgs, in pairs: --engine-kwargs gpu_memory_utilization 0.5."""
-    concurrency: int = Field(default=32, ge=1)
-    """Requests that an actor sends to the endpoint at once."""
-    patience_hours: float = Field(default=4.0, gt=0)
-    """How long the endpoint may fail before the run stops. Repeat the command to resume."""
 
     @model_validator(mode="after")
     def _check_together(self) -> "SampleConfig":

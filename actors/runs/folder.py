@@ -21,6 +21,13 @@ A training run has these as well:
     tensorboard/       the metrics as event files
     _train/            checkpoints of Ray Train; only while the run is at work
     _stopped           why training stopped early, if it did
+
+An evaluation has these as well:
+
+    samples/ graded/ ranked/   runs of the stages before it, if it has any
+    problems.parquet   one row for each problem: its votes, cost and groups
+    evaluation.json    all numbers
+    policies.json      the fitted votes and stopping rules, for use
 """
 
 from dataclasses import dataclass
@@ -135,6 +142,21 @@ class RunFolder:
     def ranker(self) -> Storage:
         """The trained ranker: `actors.ranking.folder`."""
         return self.root / RANKER
+
+    @property
+    def problems(self) -> Storage:
+        """One row for each evaluated problem."""
+        return self.root / "problems.parquet"
+
+    @property
+    def evaluation(self) -> Storage:
+        """The numbers of an evaluation: `algorithms.voting.summaries`."""
+        return self.root / "evaluation.json"
+
+    @property
+    def policies(self) -> Storage:
+        """Fitted votes and stopping rules: `algorithms.voting.policy`."""
+        return self.root / "policies.json"
 
     @property
     def events(self) -> Storage:

@@ -67,7 +67,7 @@ class Reliability:
         return float(np.average(np.abs(self.scores - self.right), weights=self.counts))
 
 
-def reliability(scores: Floats, right: Bools, num_bins: int = NUM_BINS) -> Reliability:
+def reliability(scores: Floats, right: Bools | Floats, num_bins: int = NUM_BINS) -> Reliability:
     """Bins with equal numbers of samples: with equal widths, most would be nearly empty. Raises ValueError for none."""
     if not len(scores):
         raise ValueError("calibration needs at least one sample, got none")

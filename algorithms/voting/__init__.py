@@ -7,9 +7,15 @@
     stopping     the table RULES: fixed, beta, window, cges, beta-weighted and gain
     gain         the expected gain of going on to the full budget, learned from replays
     pools        recorded samples of many problems as arrays, and the tally after every sample
+    recorded     lists or flat columns of recorded samples -> pools
+    sweeps       the thresholds at which each rule is replayed
     replay       what each rule would have used and reached on recorded pools, in many random orders
     curves       accuracy against samples, intervals, and the threshold for a wanted accuracy
     intervals    bootstrap over problems
+    evaluation   votes and rules on recorded pools, with models fitted on other problems
+    summaries    an evaluation as numbers with intervals
+    comparison   two evaluations, paired by problem
+    policy       a vote and a stopping rule, as one thing that can be saved and served
 
 One array layout serves a single question and a replay of thousands: a `Tally` has any number of leading axes and
 ends in an axis of answer classes. So a rule that serves a request is the same code as the rule that was replayed.

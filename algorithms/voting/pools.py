@@ -3,25 +3,16 @@
 Shape legend: P problems, N samples (the largest pool; shorter ones are padded), K answer classes, C checks.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from algorithms.voting.tally import SURE, BoolArray, Candidates, FloatArray, IntArray, Tally
+from algorithms.voting.tally import SURE, BoolArray, FloatArray, IntArray, Tally
 
 CHUNK: Final = 256
 """Problems whose prefix tallies are held at once: a few megabytes, so that they stay in the processor's cache."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """The recorded samples of one problem. `correct`: None where the grader could not tell. `tokens`: the cost."""
-
-    candidates: Candidates
-    correct: Sequence[bool | None]
-    tokens: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +37,11 @@ class Pools:
         """The number of samples of each problem, [P]."""
         return np.asarray(self.is_drawn.sum(axis=1), dtype=np.int64)
 
+    @property
+    def has_scores(self) -> bool:
+        """Whether every sample that votes has a score."""
+        return not (np.isnan(self.scores) & (self.classes >= 0)).any()
+
     def take(self, problems: IntArray | BoolArray) -> "Pools":
         """The pools of some problems."""
         return Pools(
@@ -58,46 +54,17 @@ class Pools:
             self.is_right[problems],
         )
 
-
-def pools_of(problems: Sequence[Recorded]) -> Pools:
-    """The recorded problems as arrays. Raises ValueError if a problem's lists differ in length."""
-    if not problems:
-        raise ValueError("a replay needs at least one recorded problem, got none")
-    num_samples = max(len(problem.correct) for problem in problems)
-    num_checks = max((len(each.candidates.checks[0]) for each in problems if each.candidates.checks), default=0)
-    shape = (len(problems), num_samples)
-    classes = np.full(shape, -1, dtype=np.int64)
-    scores, logprobs = np.full(shape, np.nan), np.full(shape, np.nan)
-    checks = np.zeros((*shape, num_checks))
-    tokens = np.ones(shape)
-    is_drawn = np.zeros(shape, dtype=np.bool_)
-    verdicts: list[list[bool]] = []
-    for row, problem in enumerate(problems):
-        candidates, size = problem.candidates, len(problem.correct)
-        if len(candidates.classes) != size or (problem.tokens is not None and len(problem.tokens) != size):
-            raise ValueError(
-                f"problem {row} has {len(candidates.classes)} answers, but {size} verdicts or token counts"
-            )
-        numbers = {number: k for k, number in enumerate(dict.fromkeys(c for c in candidates.classes if c is not None))}
-        classes[row, :size] = [-1 if number is None else numbers[number] for number in candidates.classes]
-        for array, values in ((scores, candidates.scores), (logprobs, candidates.logprobs)):
-            if values is not None:
-                array[row, :size] = [np.nan if value is None else value for value in values]
-        if candidates.checks:
-            checks[row, :size] = candidates.checks
-        if problem.tokens is not None:
-            tokens[row, :size] = problem.tokens
-        is_drawn[row, :size] = True
-        verdicts.append([_is_right(classes[row, :size], problem.correct, k) for k in range(len(numbers))])
-    is_right = np.zeros((len(problems), max(1, *map(len, verdicts))), dtype=np.bool_)
-    for row, each in enumerate(verdicts):
-        is_right[row, : len(each)] = each
-    return Pools(classes, scores, logprobs, checks, tokens, is_drawn, is_right)
-
-
-def _is_right(classes: IntArray, correct: Sequence[bool | None], answer_class: int) -> bool:
-    graded = [c for number, c in zip(classes, correct, strict=True) if number == answer_class and c is not None]
-    return bool(graded) and 2 * sum(graded) >= len(graded)
+    def first(self, num_samples: int) -> "Pools":
+        """The pools with at most the first `num_samples` samples of each problem."""
+        return replace(
+            self,
+            classes=self.classes[:, :num_samples],
+            scores=self.scores[:, :num_samples],
+            logprobs=self.logprobs[:, :num_samples],
+            checks=self.checks[:, :num_samples],
+            tokens=self.tokens[:, :num_samples],
+            is_drawn=self.is_drawn[:, :num_samples],
+        )
 
 
 def random_orders(pools: Pools, num_orders: int, seed: int) -> Iterator[IntArray]:
@@ -132,18 +99,7 @@ def chunks(pools: Pools) -> Iterator[tuple[IntArray, Pools]]:
         chunk = rows[start : start + CHUNK]
         most = max(int(num_classes[chunk].max()), 1)
         part = pools.take(chunk)
-        yield (
-            chunk,
-            Pools(
-                part.classes,
-                part.scores,
-                part.logprobs,
-                part.checks,
-                part.tokens,
-                part.is_drawn,
-                part.is_right[:, :most],
-            ),
-        )
+        yield chunk, replace(part, is_right=part.is_right[:, :most])
 
 
 def prefix_tally(pools: Pools) -> Tally:

@@ -11,7 +11,6 @@ Shape legend: P problems, N samples, K classes, T thresholds.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,23 +18,9 @@ from algorithms.voting.curves import Curve
 from algorithms.voting.gain import GainModel, GainSums, state_features
 from algorithms.voting.pools import Pools, at_prefix, chunks, prefix_tally, random_orders, shuffled
 from algorithms.voting.posterior import Posterior, class_probabilities, fit_posterior
-from algorithms.voting.stopping import Rule
+from algorithms.voting.sweeps import Sweep
 from algorithms.voting.tally import FloatArray, IntArray
 from algorithms.voting.votes import tally_accuracy
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """A rule and the thresholds to try. The rule's own threshold is ignored."""
-
-    rule: Rule
-    thresholds: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if not self.thresholds:
-            raise ValueError("a sweep needs at least one threshold, got none")
-        for threshold in self.thresholds:
-            self.rule.check_threshold(threshold)
 
 
 def replay(

@@ -6,11 +6,18 @@ environment    what workers on other nodes need of this process's environment
 inputs         files behind --input -> a Corpus: checked, fingerprinted
 reading        a Corpus -> the parts that tasks read: cut, counted, without what is done
 prompts        the flags that make a prompt of a question
+sampling       the flags that say how samples are drawn
+stages         another verb as a stage of this one
+recorded_samples  graded runs -> the samples of each problem, for votes and replays
+comparing      evaluations paired by problem
+evaluation     what an evaluation can show of these samples, and its results in the run's folder
 adapters       the adapters that flags name
 corpus_run     a corpus through a pool of workers: start or resume, stream, report
 training_data  rows -> tokenised examples in the run's folder
 training_fit   Ray Train over the examples, and its results
-ranker_training  graded samples -> a boosted ranker
+ranker_run     what training a ranker of any kind shares: examples, Ray Train, the finished run
+ranker_training   the flags and the trainer of a boosted ranker
+encoder_training  the flags and the trainer of an encoder ranker
 attempts       whether a training run is tried again after a failure
 progress       the live line
 """

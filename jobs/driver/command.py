@@ -100,6 +100,11 @@ def parse(
     from_file = _load_yaml(path, config_class) if path else {}
     given = _parse_flags(config_class, rest, description, from_file)
     given = _parse_flags(config_class, rest, description, {**defaults(given), **from_file})
+    return validated(config_class, given)
+
+
+def validated(config_class: type[Config], given: Mapping[str, Any]) -> Config:
+    """The config with these values. Raises UserError for the first that is wrong."""
     try:
         return config_class.model_validate(given)
     except ValidationError as error:

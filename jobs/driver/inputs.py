@@ -144,7 +144,7 @@ def _check_columns(corpus: Corpus, flag: str) -> None:
     }
     if corpus.id_column is not None:
         wanted[corpus.id_column] = "id"
-    present = _columns_of(corpus)
+    present = columns_of(corpus)
     for name, role in wanted.items():
         if present and name not in present:
             if corpus.format_name == "graded":  # whose columns have no other names
@@ -156,7 +156,8 @@ def _check_columns(corpus: Corpus, flag: str) -> None:
             )
 
 
-def _columns_of(corpus: Corpus) -> set[str]:
+def columns_of(corpus: Corpus) -> set[str]:
+    """The columns of the first rows of the first file."""
     file = corpus.files[0]
     with damage_as_user_error(file):
         if file.is_parquet:

@@ -7,6 +7,8 @@
     train       loss curves, and the data that was not used (train.html.j2)
     ranker      how well a ranker orders and how honest its scores are (ranker.html.j2)
     rank        scores of right and wrong samples (rank.html.j2)
+    evaluate    votes, groups, pass@k and stopping rules (evaluate.html.j2)
+    compare     paired differences of evaluations (compare.html.j2)
     model_card  README.md of an adapter
     parts       what the reports share
     plots       the style of the SVG plots that each report draws

@@ -10,9 +10,10 @@ import pytest
 from scipy import stats
 
 from algorithms.voting.gain import GainModel, expected_gain, state_features, state_names
-from algorithms.voting.pools import Recorded, pools_of
-from algorithms.voting.replay import Sweep, fit_gain, fit_posterior_on_prefixes, replay
+from algorithms.voting.recorded import Recorded, pools_of
+from algorithms.voting.replay import fit_gain, fit_posterior_on_prefixes, replay
 from algorithms.voting.stopping import Fixed, Gain
+from algorithms.voting.sweeps import Sweep
 from algorithms.voting.tally import Candidates, tally_of
 from tests.algorithms.voting.worlds import ranked_world
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from algorithms.voting.features import COUNT_FEATURES, SCORE_FEATURES, class_features, feature_names
-from algorithms.voting.pools import full_tally, pools_of
+from algorithms.voting.pools import full_tally
 from algorithms.voting.posterior import Posterior, class_probabilities, fit_posterior, negative_log_likelihood
+from algorithms.voting.recorded import pools_of
 from algorithms.voting.replay import fit_posterior_on_prefixes
 from algorithms.voting.tally import Candidates, tally_of
 from algorithms.voting.votes import expected_accuracy, tally_accuracy, winners

@@ -8,10 +8,12 @@ import pytest
 
 from algorithms.voting.curves import Curve, points, suggest
 from algorithms.voting.intervals import bootstrap_difference, bootstrap_mean, resampled_means
-from algorithms.voting.pools import Recorded, chunks, full_tally, pools_of, prefix_tally, random_orders
+from algorithms.voting.pools import chunks, full_tally, prefix_tally, random_orders
 from algorithms.voting.posterior import fit_posterior
-from algorithms.voting.replay import Sweep, accuracy_by_samples, fit_gain, fit_posterior_on_prefixes, replay
+from algorithms.voting.recorded import Recorded, pools_of
+from algorithms.voting.replay import accuracy_by_samples, fit_gain, fit_posterior_on_prefixes, replay
 from algorithms.voting.stopping import Beta, BetaWeighted, Cges, Fixed, Gain, Window
+from algorithms.voting.sweeps import Sweep
 from algorithms.voting.tally import Candidates, Count
 from algorithms.voting.votes import METHODS, expected_accuracy
 from tests.algorithms.voting.worlds import ranked_world

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from algorithms.voting.pools import Recorded
+from algorithms.voting.recorded import Recorded
 from algorithms.voting.tally import Candidates
 
 

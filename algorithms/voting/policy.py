@@ -1,0 +1,47 @@
+"""A vote and the rule that says when to stop sampling, as one thing that can be saved and served."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from algorithms.voting.gain import GainModel
+from algorithms.voting.posterior import Posterior
+from algorithms.voting.stopping import RULES, Gain, Rule
+
+VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Draw samples until `rule` says stop, then take the answer of `vote`. `posterior`: if the vote needs one."""
+
+    vote: str
+    rule: Rule
+    posterior: Posterior | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The policy as plain JSON values."""
+        rule = self.rule
+        return {
+            "version": VERSION,
+            "vote": self.vote,
+            "rule": next(name for name, kind in RULES.items() if type(rule) is kind),
+            "threshold": rule.threshold,
+            "minimum": rule.minimum,
+            "maximum": rule.maximum,
+            "wave": rule.wave,
+            "gain": rule.model.to_json() if isinstance(rule, Gain) and rule.model is not None else None,
+            "posterior": None if self.posterior is None else self.posterior.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Policy":
+        """The policy that `to_json` wrote. Raises ValueError if another version wrote it."""
+        if data.get("version") != VERSION:
+            raise ValueError(f"this policy has version {data.get('version')}, but {VERSION} is needed: evaluate again")
+        posterior = None if data["posterior"] is None else Posterior.from_json(data["posterior"])
+        settings = {name: data[name] for name in ("threshold", "minimum", "maximum", "wave")}
+        if data["rule"] == "gain":
+            rule: Rule = Gain(**settings, model=GainModel.from_json(data["gain"]), posterior=posterior)
+        else:
+            rule = RULES[data["rule"]](**settings)
+        return cls(data["vote"], rule, posterior)

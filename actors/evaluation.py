@@ -12,7 +12,6 @@ from actors.errors import CallCrashed, CallTimedOut
 from actors.processes import grading
 from actors.processes.pool import KillablePool
 from actors.runs.corpus import id_hash
-from algorithms.answers.classes import text_classes
 from algorithms.splits import plain_question
 
 ROWS_PER_BLOCK: Final = 5000
@@ -100,21 +99,21 @@ class _Groups:
         return self._found
 
 
-def join_classes(problems: Sequence[Sequence[str]]) -> list[list[int | None]]:
-    """The class of each answer to each problem, compared in a process that is killed if it takes too long.
+def join_classes(problems: Sequence[Sequence[Sequence[str]]]) -> list[list[list[int | None]]]:
+    """The classes of the sources of each problem as one numbering: one answer of each class in, its number out.
 
-    Then answers of the same text share a class.
+    A process compares them that is killed if it takes too long. Then answers of the same text share a class.
     """
     pool = KillablePool(1, grading.PRELOAD, grading.prepare)
 
-    async def one(answers: Sequence[str]) -> list[int | None]:
+    async def joined(sources: Sequence[Sequence[str]]) -> list[list[int | None]]:
         try:
-            return await pool.call(grading.class_answers, answers, limit_seconds=SECONDS_PER_PROBLEM)
+            return await pool.call(grading.join_classes, sources, limit_seconds=SECONDS_PER_PROBLEM)
         except (CallTimedOut, CallCrashed, MemoryError):
-            return text_classes(answers)
+            return grading.joined_texts(sources)
 
-    async def all_of_them() -> list[list[int | None]]:
-        return [await one(answers) for answers in problems]
+    async def all_of_them() -> list[list[list[int | None]]]:
+        return [await joined(sources) for sources in problems]
 
     try:
         return asyncio.run(all_of_them())

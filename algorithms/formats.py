@@ -28,7 +28,8 @@ class Format:
     `description` is for `--help`, and `uses` says which verbs read it. `split` is the default of a format that splits a
     text into steps. The roles in `optional` may lack their column. A format that `keeps_columns` leaves all columns in
     `source`, because its item does not hold all their content; `kept` names the roles of which this is true.
-    `source_column` is the column in which a record of ours carries the `source` of its row.
+    `source_column` is the column in which a record of ours carries the `source` of its row. `id_column` holds ids in
+    most files of this format.
     """
 
     description: str
@@ -41,6 +42,7 @@ class Format:
     item: type[Chain] | type[Problem] | type[GradedSample] = Chain
     kept: frozenset[str] = frozenset()
     source_column: str | None = None
+    id_column: str | None = None
 
 
 def parse_record(record: Any, format_name: str, columns: Columns, split: str | None) -> Item:
@@ -138,6 +140,16 @@ FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
             {"question": "question", "solution": "ground_truth"},
             item=Problem,
             kept=frozenset({"solution"}),
+        ),
+        "lm-eval": Format(
+            "sample logs of lm-evaluation-harness: doc, target, resps",
+            frozenset({"grade"}),
+            problem_formats.lm_eval,
+            {"doc": "doc", "target": "target", "samples": "resps"},
+            frozenset({"doc"}),
+            item=Problem,
+            kept=frozenset({"doc", "target"}),
+            id_column="doc_hash",
         ),
         "graded": Format(
             "a run of jobs.grade",

@@ -7,6 +7,7 @@ samples start with "Solution:" or "Let's think step by step".
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ from algorithms.problems import SAMPLE_FACTS, GivenSample, Problem
 from algorithms.row_errors import RowError, field, kind, not_text, text
 
 QUESTION_TEMPLATE: Final = re.compile(r"^\s*(?:Problem|Question|Q):\s*", re.IGNORECASE)
+LM_EVAL_QUESTIONS: Final = ("question", "problem", "query", "input", "prompt")
+LM_EVAL_VERDICTS: Final = ("exact_match", "acc", "math_verify")
 SAMPLE_TEMPLATE: Final = re.compile(
     r"^\s*(?:(?:Solution|Answer|A):\s*\n\s*|(?:Solution):\s*|Let'?s think step by step[.:]?\s*)+", re.IGNORECASE
 )
@@ -70,6 +73,49 @@ def gsm8k_solutions(record: Mapping[str, Any], columns: Mapping[str, str], split
     gold = extract(text(record, columns["solution"]), last_number=True)
     question = text(record, columns["question"])
     return Problem(question, gold.answer if gold else "", tuple(found), last_number=True)
+
+
+def lm_eval(record: Mapping[str, Any], columns: Mapping[str, str], split: str) -> Problem:
+    """Sample logs of lm-evaluation-harness (`--log_samples`): doc, target, arguments, resps.
+
+    The question is that of `doc`, under its usual names, or else the whole prompt. The harness's own verdict is the
+    label of a single response. A task with several filters logs each doc once for each filter, with the same responses.
+    The id in `doc_hash` makes all but the first of them duplicates.
+    """
+    doc = record.get(columns["doc"])
+    name = next(
+        (each for each in LM_EVAL_QUESTIONS if isinstance(doc, Mapping) and isinstance(doc.get(each), str)), None
+    )
+    question = doc[name] if isinstance(doc, Mapping) and name is not None else _lm_eval_prompt(record.get("arguments"))
+    target = record.get(columns["target"])
+    if isinstance(target, int | float) and not isinstance(target, bool):
+        target = str(target)
+    if not isinstance(target, str):
+        raise not_text(f"column {columns['target']!r}", target)
+    responses = field(record, columns["samples"])
+    if isinstance(responses, list) and len(responses) == 1 and isinstance(responses[0], list):
+        responses = responses[0]  # one request, all its repeats
+    found = extract(target, last_number=True) if "####" in target or "\\boxed" in target else None
+    gold = found.answer if found else target.strip()
+    given = _given_samples({columns["samples"]: responses}, columns["samples"])
+    if len(given) == 1:
+        given = (replace(given[0], given_correct=_lm_eval_verdict(record)),)
+    return Problem(text({"question": question}, "question"), gold, given, last_number=is_number(gold))
+
+
+def _lm_eval_prompt(arguments: Any) -> Any:
+    """The prompt of the first request, in the newer or the older form of the log."""
+    if isinstance(arguments, Mapping):
+        first = arguments.get("gen_args_0")
+        return first.get("arg_0") if isinstance(first, Mapping) else None
+    if isinstance(arguments, list) and arguments and isinstance(arguments[0], list) and arguments[0]:
+        return arguments[0][0]
+    return None
+
+
+def _lm_eval_verdict(record: Mapping[str, Any]) -> bool | None:
+    verdict = next((record[name] for name in LM_EVAL_VERDICTS if isinstance(record.get(name), int | float)), None)
+    return None if verdict is None else bool(verdict)
 
 
 def _given_samples(record: Mapping[str, Any], name: str) -> tuple[GivenSample, ...]:

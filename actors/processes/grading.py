@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Final, TypeVar
 
-from algorithms.answers.classes import answer_classes, text_classes
+from algorithms.answers.classes import answer_classes, joined_classes, text_classes
 from algorithms.grading import grade
 from algorithms.step_checks import check, summary
 
@@ -36,6 +36,16 @@ def grade_samples(question: str, gold: str, samples: Sequence[Sample]) -> list[t
 def class_answers(answers: Sequence[str | None]) -> list[int | None]:
     """The class of each answer to one problem. If comparing two of them raises, equal texts share a class."""
     return _unless_it_raises(lambda: answer_classes(answers), lambda error: text_classes(answers))
+
+
+def join_classes(sources: Sequence[Sequence[str]]) -> list[list[int | None]]:
+    """The classes of several sources of answers to one problem as one numbering. If that raises, by equal texts."""
+    return _unless_it_raises(lambda: joined_classes(sources), lambda error: joined_texts(sources))
+
+
+def joined_texts(sources: Sequence[Sequence[str]]) -> list[list[int | None]]:
+    """The numbering in which only equal texts are equal."""
+    return joined_classes(sources, lambda one, other: False)
 
 
 def _grade(question: str, gold: str, text: str, is_numeric: bool) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Two answers share a class if a chain of equivalent answers connects them. So the
 order of the answers, although `equivalence` is not transitive (5 cm = 5 = 5 m).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from algorithms.answers.equivalence import check_parsable, equivalent
 from algorithms.answers.structure import UnparsableAnswer
@@ -17,22 +17,41 @@ def answer_classes(answers: Sequence[str | None], equal: Equal = equivalent) -> 
 
     Compares each pair of distinct texts at most once: at most N (N - 1) / 2 comparisons for N distinct texts.
     """
-    texts = list(dict.fromkeys(text.strip() for text in answers if text is not None and _is_parsable(text)))
-    leaders = list(range(len(texts)))  # the first text in the class of each text, as in union-find
+    texts = dict.fromkeys(text.strip() for text in answers if text is not None and _is_parsable(text))
+    by_text = _classes({text: set() for text in texts}, equal)
+    return [None if text is None else by_text.get(text.strip()) for text in answers]
+
+
+def joined_classes(sources: Sequence[Sequence[str]], equal: Equal = equivalent) -> list[list[int | None]]:
+    """The classes of several sources as one numbering: for each source one answer of each of its classes.
+
+    Answers of one source are known to differ, so only those of different sources are compared.
+    """
+    owners: dict[str, set[int]] = {}
+    for number, answers in enumerate(sources):
+        for text in answers:
+            owners.setdefault(text.strip(), set()).add(number)
+    by_text = _classes({text: each for text, each in owners.items() if _is_parsable(text)}, equal)
+    return [[by_text.get(text.strip()) for text in answers] for answers in sources]
+
+
+def _classes(texts: Mapping[str, set[int]], equal: Equal) -> dict[str, int]:
+    """The class of each text. Texts that have a source in common are not compared."""
+    names = list(texts)
+    leaders = list(range(len(names)))  # the first text in the class of each text, as in union-find
 
     def leader(index: int) -> int:
         while leaders[index] != index:
             index = leaders[index]
         return index
 
-    for later in range(len(texts)):
-        for earlier in range(later):
+    for later, one in enumerate(names):
+        for earlier, other in enumerate(names[:later]):
             first, second = sorted((leader(earlier), leader(later)))
-            if first != second and _equal_or_false(texts[earlier], texts[later], equal):
+            if first != second and not texts[one] & texts[other] and _equal_or_false(other, one, equal):
                 leaders[second] = first
-    numbers = {first: number for number, first in enumerate(dict.fromkeys(map(leader, range(len(texts)))))}
-    by_text = {text: numbers[leader(index)] for index, text in enumerate(texts)}
-    return [None if text is None else by_text.get(text.strip()) for text in answers]
+    numbers = {first: number for number, first in enumerate(dict.fromkeys(map(leader, range(len(names)))))}
+    return {text: numbers[leader(index)] for index, text in enumerate(names)}
 
 
 def text_classes(answers: Sequence[str | None]) -> list[int | None]:

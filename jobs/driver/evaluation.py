@@ -45,8 +45,6 @@ def plan_for(wanted: Wanted, pools: Pools) -> Plan:
     """The plan that these samples allow. Raises UserError for a vote or rule by name that they do not."""
     lacks = _lacking(pools)
     budget = pools.classes.shape[1]
-    if (pools.classes < 0).all():
-        raise UserError("--input: no sample states an answer that can be compared with others")
     if wanted.minimum > budget:
         raise UserError(f"--minimum {wanted.minimum}: no problem has more than {budget} samples")
     flags: tuple[tuple[str, Sequence[str]], ...] = (
@@ -92,7 +90,9 @@ def _lacking(pools: Pools) -> dict[str, str]:
         found |= dict.fromkeys(NEEDS_SCORES, "the scores of a ranker: give a run of jobs.rank, or --ranker")
     if (np.isnan(pools.logprobs) & (pools.classes >= 0)).any():
         found |= dict.fromkeys(NEEDS_LOGPROBS, "log-probabilities, which samples of jobs.sample have")
-    if len(pools.classes) < FEWEST_PROBLEMS:
+    if (pools.classes < 0).all():
+        found |= dict.fromkeys(LEARNED, "samples that state an answer, and none does")
+    elif len(pools.classes) < FEWEST_PROBLEMS:
         reason = f"{FEWEST_PROBLEMS} problems to learn from, and there are {len(pools.classes)}"
         found |= dict.fromkeys(LEARNED, reason)
     elif (whole := int((pools.sizes == pools.classes.shape[1]).sum())) < FEWEST_PROBLEMS:

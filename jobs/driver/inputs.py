@@ -1,5 +1,6 @@
 """From --input, --format and --columns to a Corpus: list its files, check its columns, fingerprint it."""
 
+import dataclasses
 import hashlib
 import itertools
 from collections.abc import Mapping
@@ -54,6 +55,8 @@ def open_corpus(
             raise UserError(f"--split: {error}") from None
     files, is_run = _listed(flag, uri)
     corpus = Corpus(files, format_name, dict(columns), split, id_column or ("id" if is_run else None), limit)
+    if corpus.id_column is None and corpus_format.id_column in columns_of(corpus):
+        corpus = dataclasses.replace(corpus, id_column=corpus_format.id_column)
     _check_columns(corpus, flag)
     return corpus
 

@@ -125,15 +125,17 @@ def _classes(table: pa.Table, problems: Any) -> Any:
         return classes
     rows = np.flatnonzero(np.isin(problems, shared))
     answers = table["answer"].take(pa.array(rows)).to_pylist()
-    stated: dict[int, dict[tuple[int, int], str]] = {}  # problem -> (origin, class) -> answer
+    stated: dict[int, dict[int, dict[int, str]]] = {}  # problem -> origin -> class -> answer
     for row, answer in zip(rows.tolist(), answers, strict=True):
         if answer is not None:
-            stated.setdefault(int(problems[row]), {}).setdefault((int(origins[row]), int(classes[row])), answer)
-    joined = _joined([list(each.values()) for each in stated.values()])
+            of_origin = stated.setdefault(int(problems[row]), {}).setdefault(int(origins[row]), {})
+            of_origin.setdefault(int(classes[row]), answer)
+    joined = _joined([[list(each.values()) for each in of_problem.values()] for of_problem in stated.values()])
     numbers = {
-        (problem, *key): -1 if number is None else number
-        for (problem, each), found in zip(stated.items(), joined, strict=True)
-        for key, number in zip(each, found, strict=True)
+        (problem, origin, number): -1 if joint is None else joint
+        for (problem, of_problem), found in zip(stated.items(), joined, strict=True)
+        for (origin, each), mine in zip(of_problem.items(), found, strict=True)
+        for number, joint in zip(each, mine, strict=True)
     }
     for row in rows.tolist():
         if classes[row] >= 0:
@@ -141,10 +143,12 @@ def _classes(table: pa.Table, problems: Any) -> Any:
     return classes
 
 
-def _joined(problems: list[list[str]]) -> list[list[int | None]]:
+def _joined(problems: list[list[list[str]]]) -> list[list[list[int | None]]]:
     import ray
 
     call = ray.remote(join_classes)
-    chunks = [problems[start : start + PROBLEMS_PER_TASK] for start in range(0, len(problems), PROBLEMS_PER_TASK)]
+    num_tasks = max(1, 2 * int(ray.cluster_resources().get("CPU", 1)))
+    size = max(PROBLEMS_PER_TASK, -(-len(problems) // num_tasks))  # a task starts a process, which takes seconds
+    chunks = [problems[start : start + size] for start in range(0, len(problems), size)]
     with cluster.worker_errors():
         return [classes for part in ray.get([call.remote(chunk) for chunk in chunks]) for classes in part]

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from algorithms.answers.classes import answer_classes
+from algorithms.answers.classes import answer_classes, joined_classes
 from algorithms.answers.demands import demand_of, meets
 from algorithms.answers.equivalence import equivalent
 from algorithms.answers.extraction import Extracted, extract, last_boxed
@@ -273,3 +273,16 @@ def test_parsing_keeps_what_a_thing_is():
     assert type(parse_answer(r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}")).__name__ == "Matrix"
     assert type(parse_answer("18 cans of red paint")).__name__ == "Quantity"
     assert parse_answer(" ") is None
+
+
+def test_the_classes_of_several_sources_become_one_numbering_without_comparing_a_source_with_itself():
+    compared = []
+
+    def equal(one, other):
+        compared.append({one, other})
+        return float(one) == float(other)
+
+    assert joined_classes([["1", "2"], ["2.0", "3"], ["1", "3.0"]], equal) == [[0, 1], [1, 2], [0, 2]]
+    assert {"1", "2"} not in compared
+    assert {"2.0", "3"} not in compared
+    assert joined_classes([["1/2"], ["0.5", "nothing \\frac{"]]) == [[0], [0, None]]

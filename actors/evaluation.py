@@ -99,20 +99,20 @@ class _Groups:
         return self._found
 
 
-def join_classes(problems: Sequence[Sequence[Sequence[str]]]) -> list[list[list[int | None]]]:
+def join_classes(problems: Sequence[Sequence[Sequence[str]]]) -> list[list[list[int]]]:
     """The classes of the sources of each problem as one numbering: one answer of each class in, its number out.
 
     A process compares them that is killed if it takes too long. Then answers of the same text share a class.
     """
     pool = KillablePool(1, grading.PRELOAD, grading.prepare)
 
-    async def joined(sources: Sequence[Sequence[str]]) -> list[list[int | None]]:
+    async def joined(sources: Sequence[Sequence[str]]) -> list[list[int]]:
         try:
             return await pool.call(grading.join_classes, sources, limit_seconds=SECONDS_PER_PROBLEM)
         except (CallTimedOut, CallCrashed, MemoryError):
             return grading.joined_texts(sources)
 
-    async def all_of_them() -> list[list[list[int | None]]]:
+    async def all_of_them() -> list[list[list[int]]]:
         return [await joined(sources) for sources in problems]
 
     try:

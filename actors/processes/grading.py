@@ -38,12 +38,12 @@ def class_answers(answers: Sequence[str | None]) -> list[int | None]:
     return _unless_it_raises(lambda: answer_classes(answers), lambda error: text_classes(answers))
 
 
-def join_classes(sources: Sequence[Sequence[str]]) -> list[list[int | None]]:
+def join_classes(sources: Sequence[Sequence[str]]) -> list[list[int]]:
     """The classes of several sources of answers to one problem as one numbering. If that raises, by equal texts."""
     return _unless_it_raises(lambda: joined_classes(sources), lambda error: joined_texts(sources))
 
 
-def joined_texts(sources: Sequence[Sequence[str]]) -> list[list[int | None]]:
+def joined_texts(sources: Sequence[Sequence[str]]) -> list[list[int]]:
     """The numbering in which only equal texts are equal."""
     return joined_classes(sources, lambda one, other: False)
 

@@ -22,7 +22,7 @@ def answer_classes(answers: Sequence[str | None], equal: Equal = equivalent) -> 
     return [None if text is None else by_text.get(text.strip()) for text in answers]
 
 
-def joined_classes(sources: Sequence[Sequence[str]], equal: Equal = equivalent) -> list[list[int | None]]:
+def joined_classes(sources: Sequence[Sequence[str]], equal: Equal = equivalent) -> list[list[int]]:
     """The classes of several sources as one numbering: for each source one answer of each of its classes.
 
     Answers of one source are known to differ, so only those of different sources are compared.
@@ -31,8 +31,8 @@ def joined_classes(sources: Sequence[Sequence[str]], equal: Equal = equivalent) 
     for number, answers in enumerate(sources):
         for text in answers:
             owners.setdefault(text.strip(), set()).add(number)
-    by_text = _classes({text: each for text, each in owners.items() if _is_parsable(text)}, equal)
-    return [[by_text.get(text.strip()) for text in answers] for answers in sources]
+    by_text = _classes(owners, equal)
+    return [[by_text[text.strip()] for text in answers] for answers in sources]
 
 
 def _classes(texts: Mapping[str, set[int]], equal: Equal) -> dict[str, int]:

@@ -132,7 +132,7 @@ def _classes(table: pa.Table, problems: Any) -> Any:
             of_origin.setdefault(int(classes[row]), answer)
     joined = _joined([[list(each.values()) for each in of_problem.values()] for of_problem in stated.values()])
     numbers = {
-        (problem, origin, number): -1 if joint is None else joint
+        (problem, origin, number): joint
         for (problem, of_problem), found in zip(stated.items(), joined, strict=True)
         for (origin, each), mine in zip(of_problem.items(), found, strict=True)
         for number, joint in zip(each, mine, strict=True)
@@ -143,7 +143,7 @@ def _classes(table: pa.Table, problems: Any) -> Any:
     return classes
 
 
-def _joined(problems: list[list[list[str]]]) -> list[list[list[int | None]]]:
+def _joined(problems: list[list[list[str]]]) -> list[list[list[int]]]:
     import ray
 
     call = ray.remote(join_classes)

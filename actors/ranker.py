@@ -19,8 +19,10 @@ ROWS_AT_ONCE: Final = 1024  # a note in the journal covers an eighth of them, an
 class SampleRanker:
     """The worker of `jobs.rank`: a batch of graded samples in, the number of rows out. Records go to `rows`."""
 
-    def __init__(self, run: RunFolder, session: str, ranker: RankerFolder) -> None:
-        self._ranker = ranker.load()
+    def __init__(
+        self, run: RunFolder, session: str, ranker: RankerFolder, device: str = "cpu", num_threads: int | None = None
+    ) -> None:
+        self._ranker = ranker.load(device, num_threads)
         self._ledger = Ledger(run, session, RANKING, ROWS_AT_ONCE)
         self._thread = ThreadPoolExecutor(1)  # a model scores one batch at a time
         self._tasks: set[asyncio.Task[None]] = set()

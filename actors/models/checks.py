@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import UserError
-from actors.models.embedded import EMBEDDED
+from actors.models.embedded import FOLDERS
 from actors.models.source import ModelSource
 
 
@@ -27,7 +27,7 @@ def check_model(name: str, *, offsets: bool = False, chat: bool = False) -> Chec
     unpinned = ModelSource(name)
     config = unpinned.config
     # A worker has another working directory, perhaps on another node: it gets a folder's whole path.
-    is_folder = name != EMBEDDED and Path(unpinned.path).is_dir()
+    is_folder = name not in FOLDERS and Path(unpinned.path).is_dir()
     source = ModelSource(unpinned.path if is_folder else name, unpinned.commit)
     if offsets:
         check_offsets(source.tokenizer, name)

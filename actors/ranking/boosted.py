@@ -28,12 +28,13 @@ class BoostedRanker:
         self._num_threads = num_threads
 
     @classmethod
-    def load(cls, folder: "RankerFolder") -> "BoostedRanker":
+    def load(cls, folder: "RankerFolder", device: str = "cpu", num_threads: int | None = None) -> "BoostedRanker":
         """The ranker in a folder. Raises UserError if it was trained on other features than this version has."""
+        assert device == "cpu", "LightGBM scores on a CPU; jobs.rank refuses GPUs"
         groups, names = folder.settings["groups"], folder.settings["features"]
         if not set(groups) <= GROUPS.keys() or list(feature_names(groups)) != names:
             raise UserError(f"{folder.storage.path} was trained on other features: train it again with this version")
-        return cls((folder.storage / MODEL).read_bytes().decode(), groups, folder.calibration)
+        return cls((folder.storage / MODEL).read_bytes().decode(), groups, folder.calibration, num_threads or 1)
 
     def score(self, solutions: Sequence[Solution]) -> list[float]:
         """For each solution a calibrated probability in (0, 1) that it is right."""

@@ -1,42 +1,27 @@
-"""Fits a boosted ranker: graded samples -> features, and the loop of a Ray Train worker.
+"""Fits a boosted ranker: solutions -> features, and the loop of a Ray Train worker.
 
 Trains on problems of the split `train`, stops early and calibrates on `validation`, and measures on `held_out`. Each
 worker boosts on its part of the training samples; LightGBM adds up their histograms. Every worker has all validation
 samples, so that all of them stop at the same tree.
 """
 
-import pickle
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
 
-from actors.errors import UserError
 from actors.ranking.boosted import MODEL
+from actors.ranking.examples import EXAMPLE_FIELDS
 from actors.ranking.folder import RankerFolder
-from actors.runs.corpus import id_hash
+from actors.ranking.measuring import calibrated, measured
 from actors.runs.folder import RunFolder
 from actors.runs.session import check_session
-from algorithms.ranking.calibration import fit_calibration
 from algorithms.ranking.features import feature_matrix, feature_names
-from algorithms.ranking.metrics import Bools, Floats, Ints, area_under_curve, count_pairs, reliability
+from algorithms.ranking.metrics import Bools, Ints
 from algorithms.ranking.solutions import Solution
-from algorithms.splits import SPLITS, plain_question
-from algorithms.voting.intervals import resampled_means
 
-ROWS_PER_BLOCK: Final = 2000
-EXAMPLE_SCHEMA: Final = pa.schema(
-    [
-        ("place", pa.int64()),  # in the input: part and row
-        ("split", pa.string()),
-        ("problem", pa.uint64()),  # hash of the question
-        ("right", pa.bool_()),
-        ("features", pa.list_(pa.float32())),
-        ("unused", pa.string()),  # the reason; such a row has no features
-    ]
-)
+EXAMPLE_SCHEMA: Final = pa.schema([*EXAMPLE_FIELDS, ("features", pa.list_(pa.float32()))])
 
 
 @dataclass(frozen=True)
@@ -71,43 +56,9 @@ class BoostingPlan:
         }
 
 
-def read_features(batch: Mapping[str, Any], groups: tuple[str, ...]) -> Iterator[pa.Table]:
-    """The examples of the pickled (corpus, number of the part, part) in `batch["part"]`: tables of EXAMPLE_SCHEMA."""
-    for pickled in batch["part"]:
-        corpus, number, part = pickle.loads(pickled)
-        for first, table in enumerate(corpus.tables(part, ROWS_PER_BLOCK)):
-            yield _examples(table.to_pylist(), (number << 32) + first * ROWS_PER_BLOCK, groups)
-
-
-def _examples(rows: list[dict[str, Any]], place: int, groups: tuple[str, ...]) -> pa.Table:
-    unused = [_unused(row) for row in rows]
-    used = [row for row, reason in zip(rows, unused, strict=True) if reason is None]
-    features = iter(feature_matrix([Solution(r["question"], r["rationale"], r["answer"]) for r in used], groups))
-    return pa.Table.from_pylist(
-        [
-            {
-                "place": place + offset,
-                "split": row["split"] if reason is None else None,
-                "problem": id_hash(plain_question(row["question"] or "")),
-                "right": row["correct"],
-                "features": next(features) if reason is None else None,
-                "unused": reason,
-            }
-            for offset, (row, reason) in enumerate(zip(rows, unused, strict=True))
-        ],
-        schema=EXAMPLE_SCHEMA,
-    )
-
-
-def _unused(row: dict[str, Any]) -> str | None:
-    """Why a graded sample teaches nothing, None if it does."""
-    if row["reason"] is not None:
-        return str(row["reason"]).split(":")[0]
-    if row["correct"] is None:
-        return "unknown grade"
-    if row["rationale"] is None:
-        return "no text"
-    return None if row["split"] in SPLITS else "no split"
+def describe_features(solutions: Sequence[Solution], groups: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The columns of EXAMPLE_SCHEMA that only a boosted ranker has."""
+    return [{"features": row} for row in feature_matrix(solutions, groups)]
 
 
 @dataclass(frozen=True)
@@ -162,44 +113,21 @@ def _samples(shard: Any) -> _Samples:
 def _write(run: RunFolder, plan: BoostingPlan, booster: Any, validation: _Samples, held_out: _Samples) -> None:
     """Calibrate, measure and save."""
     raw = booster.predict(validation.features)
-    try:
-        calibration = fit_calibration(raw, validation.right)
-    except ValueError as error:
-        raise UserError(f"--data: {error} in the split validation") from None
-    measured = {"validation": _measured(calibration(raw), validation)}
+    calibration = calibrated(raw, validation.right)
+    facts = {"validation": measured(calibration(raw), validation.right, validation.problems)}
     if len(held_out.right):
-        measured["held_out"] = _measured(calibration(booster.predict(held_out.features)), held_out)
+        scores = calibration(booster.predict(held_out.features))
+        facts["held_out"] = measured(scores, held_out.right, held_out.problems)
     gains = booster.feature_importance("gain")
     importance = dict(sorted(zip(booster.feature_name(), map(float, gains), strict=True), key=lambda item: -item[1]))
     settings = {
         "groups": list(plan.groups),
         "features": booster.feature_name(),
         "num_trees": booster.best_iteration or booster.num_trees(),
-        "measured": measured,
+        "measured": facts,
         "importance": importance,
     }
     folder = RankerFolder(run.ranker, "boosted", calibration, settings)
     folder.storage.make_folder()
     (folder.storage / MODEL).write_bytes(booster.model_to_string(num_iteration=booster.best_iteration).encode())
     folder.save()
-
-
-def _measured(scores: Floats, samples: _Samples) -> dict[str, Any]:
-    """How good calibrated scores are, with 95% intervals of a bootstrap over problems for the pairs."""
-    pairs = count_pairs(scores, samples.right, samples.problems)
-    bins = reliability(scores, samples.right)
-    facts: dict[str, Any] = {
-        "samples": len(scores),
-        "problems": len(np.unique(samples.problems)),
-        "right": float(samples.right.mean()),
-        "area_under_curve": area_under_curve(scores, samples.right) if 0 < samples.right.mean() < 1 else None,
-        "calibration_error": bins.expected_error,
-        "reliability": {name: np.asarray(values).tolist() for name, values in asdict(bins).items()},
-        "pairs": float(pairs.pairs.sum()),
-        "pair_accuracy": None,
-    }
-    if len(pairs.pairs):
-        means = resampled_means(np.stack([pairs.won, pairs.pairs], axis=1))
-        low, high = np.quantile(means[:, 0] / means[:, 1], [0.025, 0.975])
-        facts["pair_accuracy"] = {"mean": pairs.accuracy, "low": float(low), "high": float(high)}
-    return facts

@@ -18,7 +18,19 @@ from algorithms.ranking.calibration import Calibration
 
 FORMAT: Final = 1
 DESCRIPTION: Final = "ranker.json"
-KINDS: Final[dict[str, Callable[["RankerFolder"], Ranker]]] = {"boosted": BoostedRanker.load}
+
+
+def _load_encoder(folder: "RankerFolder", device: str, num_threads: int | None) -> Ranker:
+    from actors.ranking.encoder import EncoderRanker  # torch and transformers, which the other kinds do without
+
+    return EncoderRanker.load(folder, device, num_threads)
+
+
+KINDS: Final[dict[str, Callable[["RankerFolder", str, int | None], Ranker]]] = {
+    "boosted": BoostedRanker.load,
+    "encoder": _load_encoder,
+}
+ON_GPU: Final = ("encoder",)  # kinds that can use one
 
 
 @dataclass(frozen=True)
@@ -35,9 +47,9 @@ class RankerFolder:
         described = {"format": FORMAT, "kind": self.kind, "calibration": asdict(self.calibration), **self.settings}
         (self.storage / DESCRIPTION).write_bytes(json.dumps(described, indent=2).encode())
 
-    def load(self) -> Ranker:
-        """The ranker. Raises UserError if it cannot score with this version of Sluice."""
-        return KINDS[self.kind](self)
+    def load(self, device: str = "cpu", num_threads: int | None = None) -> Ranker:
+        """The ranker on a device. Raises UserError if it cannot score with this version of Sluice."""
+        return KINDS[self.kind](self, device, num_threads)
 
 
 def open_ranker(flag: str, uri: str) -> RankerFolder:
@@ -56,5 +68,7 @@ def open_ranker(flag: str, uri: str) -> RankerFolder:
                 f"{flag} {uri} is a ranker of format {version} and kind {kind}; this version reads format {FORMAT} and "
                 f"{', '.join(KINDS)}: train it again"
             )
+        if missing := sorted(set(described.get("files", ())) - set(storage.names())):
+            raise UserError(f"{flag} {uri} has lost {', '.join(missing)}: copy the whole folder, or train it again")
         return RankerFolder(storage, kind, Calibration(**described.pop("calibration")), described)
     raise UserError(f"{flag} {uri} holds no ranker: train one first, python -m jobs.train --method ranker")

@@ -94,7 +94,9 @@ def _plot_pass_at(facts: dict[str, Any]) -> str:
         color=plots.BLUE,
         alpha=0.15,
     )
-    plots.log_ticks(axes)
+    axes.set_xscale("log")
+    axes.set_xticks(numbers, labels=[str(k) for k in numbers])
+    axes.minorticks_off()
     return plots.svg(drawn, axes, "k", "pass@k in %")
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from jobs import VERBS
 from jobs.driver.command import JobConfig
+from jobs.driver.encoder_training import EncoderConfig
 from jobs.driver.ranker_training import RankerConfig
 from tests.fixtures.runs import command
 from tests.fixtures.verbs import call, config_class, flags_in
@@ -13,8 +14,12 @@ from tests.fixtures.verbs import call, config_class, flags_in
 
 @pytest.mark.parametrize(
     ("config", "args"),
-    [(config_class(verb), [verb]) for verb in VERBS] + [(RankerConfig, ["train", "--method", "ranker"])],
-    ids=[*VERBS, "ranker"],
+    [
+        *((config_class(verb), [verb]) for verb in VERBS),
+        (RankerConfig, ["train", "--method", "ranker"]),
+        (EncoderConfig, ["train", "--method", "ranker-encoder"]),
+    ],
+    ids=[*VERBS, "ranker", "ranker-encoder"],
 )
 def test_every_flag_has_help(config, args, capsys):
     assert issubclass(config, JobConfig)

@@ -25,7 +25,7 @@ from algorithms.voting.evaluation import evaluate
 from algorithms.voting.stopping import RULES
 from algorithms.voting.votes import METHODS
 from jobs.driver import cluster, command, comparing, corpus_run, evaluation, inputs, recorded_samples
-from jobs.driver.command import choice, command_line
+from jobs.driver.command import JobConfig, choice, command_line
 from jobs.driver.corpus_run import check_range
 from jobs.driver.evaluation import Wanted
 from jobs.driver.sampling import SamplingFlags
@@ -37,8 +37,8 @@ GRADED: Final = "graded"
 ALL: Final = "all"
 
 
-class EvaluateConfig(SamplingFlags):
-    """Flags of `jobs.evaluate`."""
+class EvaluationFlags(JobConfig):
+    """What is evaluated, and how."""
 
     input: tuple[str, ...] = ()
     """Runs of jobs.grade or jobs.rank. With --format, files of samples, which are graded first."""
@@ -81,12 +81,19 @@ class EvaluateConfig(SamplingFlags):
     """Folds of the problems: posterior and gain are fitted on the other folds."""
     num_orders: int = Field(default=20, ge=1)
     """Random orders in which the samples of a problem are replayed."""
-    num_actors: Annotated[str, ...] = "1"
+    num_actors: str = "1"
     """Actors that draw, grade and score samples: N, or MIN:MAX to scale with the load."""
     gpus_per_actor: float = Field(default=0.0, ge=0)
     """GPUs of each actor that draws samples."""
     cpus_per_actor: float | None = Field(default=None, gt=0)
     """CPU slots and threads of each actor. Default: 1 on a cluster, an equal share of the cores locally."""
+
+
+class EvaluateConfig(SamplingFlags, EvaluationFlags):
+    """Flags of `jobs.evaluate`."""
+
+    seed: int = 0
+    """Seed of the samples, the folds and the orders."""
 
     @model_validator(mode="after")
     def _check_together(self) -> "EvaluateConfig":

@@ -101,9 +101,7 @@ def evaluate(pools: Pools, plan: Plan) -> Evaluation:
     accuracy = {vote: np.zeros(num_problems) for vote in plan.votes}
     confidence = np.full(num_problems, np.nan)
     replayed = _drawn(num_problems, plan.seed)
-    is_replayed = np.zeros(num_problems, dtype=np.bool_)
-    is_replayed[replayed] = True
-    by_samples = {vote: np.zeros((num_problems, pools.classes.shape[1])) for vote in plan.votes}
+    by_samples = {vote: np.zeros((len(replayed), pools.classes.shape[1])) for vote in plan.votes}
     pieces: list[tuple[IntArray, dict[str, Curve]]] = []
     for rows, models in cross_fitted(pools, plan, folds):
         mine = pools.take(rows)
@@ -111,20 +109,20 @@ def evaluate(pools: Pools, plan: Plan) -> Evaluation:
             accuracy[vote][rows] = values
         if models.posterior is not None:
             confidence[rows] = _confidence(mine, models.posterior)
-        kept = rows[is_replayed[rows]]
+        kept = np.intersect1d(rows, replayed)
         if not len(kept):
             continue
         again = pools.take(kept)
         settings = {"posterior": models.posterior, "num_orders": plan.num_orders, "seed": plan.seed}
         for vote, values in accuracy_by_samples(again, plan.votes, **settings).items():  # type: ignore[arg-type]
-            by_samples[vote][kept] = values
+            by_samples[vote][np.searchsorted(replayed, kept)] = values
         sweeps = sweeps_for(plan.rules, again.classes.shape[1], plan.minimum, plan.wave, models.gain, models.posterior)
         pieces.append((kept, replay(again, sweeps, method=plan.rule_vote, **settings)))  # type: ignore[arg-type]
     return Evaluation(
         accuracy,
         None if np.isnan(confidence).all() else confidence,
         replayed,
-        {vote: values[replayed] for vote, values in by_samples.items()},
+        by_samples,
         {rule: _joined(pieces, rule, replayed) for rule in plan.rules},
         fit_models(pools, plan),
     )

@@ -63,7 +63,14 @@ def test_every_flag_in_a_command_exists(page):
 
 def test_every_flag_in_a_table_or_a_sentence_exists():
     ours = set().union(*map(flags_of, VERBS)) | {"--config", "--help"}
-    others = {"--address", "--working-dir", "--folder", "--processes", "--families"}  # of Ray and of benchmarks
+    others = {
+        "--address",
+        "--working-dir",
+        "--folder",
+        "--processes",
+        "--families",
+        "--deps",
+    }  # of Ray, benchmarks, pip
     for page in PAGES:
         found = {re.sub("^--no-", "--", flag) for flag in re.findall(r"--[a-z][a-z0-9-]+", page.read_text())}
         assert found <= ours | others, page

@@ -112,6 +112,7 @@ def test_two_workers_train_one_ranker(graded, tiny_bert, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # three trainings and two starts of Ray
 def test_a_killed_run_goes_on_at_the_last_finished_epoch(graded, tiny_bert, tmp_path):
     flags = QUICK | {"epochs": 25, "patience": 25}
     given = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", value)]

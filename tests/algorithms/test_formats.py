@@ -109,6 +109,47 @@ def test_source_holds_all_other_columns():
 
 def test_every_format_names_what_it_reads():
     assert set(FORMATS) == {
-        "steps", "gsm8k", "math", "chat", "text", "questions", "tdg", "samples", "gsm8k-solutions", "graded",
+        "steps", "gsm8k", "math", "chat", "text", "questions", "tdg", "samples", "gsm8k-solutions", "lm-eval", "graded",
     }  # fmt: skip
     assert all(" " not in reason for reason in REASONS)
+
+
+def lm_eval_record(**changes):
+    return {
+        "doc_id": 0,
+        "doc": {"question": "What is 2+3?", "level": "Level 1"},
+        "target": "2+3=5\n#### 5",
+        "arguments": {"gen_args_0": {"arg_0": "Q: What is 2+3?\nA:", "arg_1": {}}},
+        "resps": [["2+3=5. The answer is 5.", "It is 6."]],
+        "exact_match": 1.0,
+    } | changes
+
+
+def test_logs_of_lm_eval_give_question_gold_answer_and_all_repeats():
+    problem = read(lm_eval_record(), "lm-eval")
+    assert (problem.question, problem.answer, problem.last_number) == ("What is 2+3?", "5", True)
+    assert [sample.text for sample in problem.samples] == ["2+3=5. The answer is 5.", "It is 6."]
+    assert [sample.given_correct for sample in problem.samples] == [None, None]  # one verdict for two responses
+
+
+def test_logs_of_lm_eval_may_lack_a_question_and_hold_short_targets():
+    record = lm_eval_record(doc={"x": 1}, target=3, resps=[["3"]], arguments=[["Say 3.", {}]])
+    problem = read(record, "lm-eval")
+    assert (problem.question, problem.answer) == ("Say 3.", "3")
+    assert problem.samples[0].given_correct is True
+    assert read(lm_eval_record(target="\\frac{1}{2}"), "lm-eval").answer == "\\frac{1}{2}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"doc": None, "arguments": None}, "null_field"),
+        ({"target": None}, "null_field"),
+        ({"resps": []}, "no_samples"),
+        ({"resps": "text"}, "wrong_type"),
+    ],
+)
+def test_broken_logs_of_lm_eval_are_quarantined(changes, reason):
+    with pytest.raises(RowError) as error:
+        read(lm_eval_record(**changes), "lm-eval")
+    assert error.value.reason == reason

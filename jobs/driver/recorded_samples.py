@@ -53,14 +53,17 @@ def read(corpora: Sequence[Corpus], split: str | None, by: Sequence[str], budget
     if not table.num_rows:
         where = "" if split is None else f" of the split {split}"
         raise UserError(f"--input: there are no graded samples{where}")
-    table = _first(table.sort_by([("problem", "ascending"), ("origin", "ascending"), ("index", "ascending")]), budget)
+    table = table.sort_by([("problem", "ascending"), ("origin", "ascending"), ("index", "ascending")])
+    # Before the budget cuts: the sample that carries the answer of a class may be one that is cut.
+    _, owners = np.unique(table["problem"].to_numpy(), return_inverse=True)
+    table = _first(table.append_column("joined_class", pa.array(_classes(table, owners))), budget)
     hashes, first, problems = np.unique(table["problem"].to_numpy(), return_index=True, return_inverse=True)
     has_tokens = table["tokens"].null_count == 0
     cost = table["tokens" if has_tokens else "characters"].to_numpy().astype(float)
     correct = pc.fill_null(pc.cast(table["correct"], pa.int8()), -1).to_numpy()
     columns = Columns(
         problems=problems.astype(np.int64),
-        classes=_classes(table, problems),
+        classes=table["joined_class"].to_numpy(),
         correct=correct,
         scores=_floats(table["score"]),
         logprobs=_floats(table["logprob"]),

@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -95,6 +96,23 @@ def test_runs_over_the_same_questions_are_one_pool_whose_equal_answers_share_a_c
     assert facts["samples_per_problem"] == 6
     # 4 of 6, 3 of 6 against 2, 2 of 6 against 3
     assert facts["votes"]["sc"]["accuracy"]["mean"] == pytest.approx(54 / 80)
+
+
+def test_a_budget_may_cut_the_sample_that_states_the_answer_of_its_class(tmp_path):
+    """Of the second run only sample 0 is kept. A reader of its rows meets that answer first in sample 3."""
+
+    def reversed_run(name, right, wrong):
+        run = Path(grade(tmp_path, name, lambda n: boxes(right(n), n + wrong, n + wrong, right(n))))
+        for file in (run / "rows").glob("*.parquet"):
+            order = [("problem_id", "descending"), ("sample_index", "descending")]
+            pq.write_table(pq.read_table(file).sort_by(order), file)
+        return str(run)
+
+    runs = [reversed_run("whole", str, 1000), reversed_run("decimal", "{}.0".format, 2000)]
+    assert evaluated(tmp_path / "both", input=runs, budget=5, votes=["sc"], rules=["fixed"]) == 0
+    facts = report(tmp_path / "both")
+    assert facts["samples_per_problem"] == 5
+    assert facts["votes"]["sc"]["accuracy"]["mean"] == 1  # 3 against 2; 2 against 2 if 7.0 were no 7
 
 
 def test_budget_and_split_choose_samples_and_problems(graded, tmp_path):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import pyarrow as pa
@@ -12,10 +12,12 @@ from actors.runs.folder import RunFolder
 from actors.runs.ledger import Ledger, Row
 from actors.runs.record_kinds import SAMPLING
 from actors.runs.session import check_session
+from algorithms.problems import SAMPLE_FACTS
 from algorithms.prompts import PromptStyle
 from algorithms.row_errors import RowError
 from algorithms.sampling import Sample, SamplingParams, sample_seed
 
+RECORDED: Final = ("text", *SAMPLE_FACTS)
 QUEUED_PER_PLACE: Final = 4  # waiting requests for each one at work: enough for the engine to choose from
 
 
@@ -79,7 +81,7 @@ def _record(samples: list[Sample]) -> dict[str, Any]:
     return {
         "status": "sampled",
         "reason": None,
-        "samples": [asdict(sample) for sample in samples],
+        "samples": [{name: getattr(sample, name) for name in RECORDED} for sample in samples],
         "num_samples": len(samples),
         "num_tokens": sum(sample.num_tokens for sample in samples),
         "num_cut": sum(sample.finish_reason == "length" for sample in samples),

@@ -7,7 +7,7 @@ Shape legend: B batch, V vocabulary.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:  # the client of an endpoint needs no torch
@@ -39,13 +39,16 @@ class Sample:
 
     `num_tokens` counts its tokens, including the end-of-sequence token if the model ended it. `mean_logprob` is the
     mean natural log-probability of these tokens under the model itself (temperature 1, no top-p), and None if an engine
-    does not report it.
+    does not report it. `tokens`: the text and the log-probability of each token, only where they were asked for.
+    `num_prompt_tokens`: None if an engine does not report it.
     """
 
     text: str
     num_tokens: int
     finish_reason: FinishReason
     mean_logprob: float | None
+    tokens: tuple[tuple[str, float], ...] | None = None
+    num_prompt_tokens: int | None = field(default=None, compare=False)
 
 
 def sample_seed(seed: int, row_id: str, index: int) -> int:

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from actors.errors import UserError
 from actors.models.checks import check_model
+from actors.models.source import resolve_dtype
 from actors.refiner import Refiner, rows_at_once
 from actors.runs.corpus import Corpus
 from actors.runs.folder import RunFolder, open_run_folder
@@ -38,7 +39,6 @@ from jobs.driver.corpus_run import (
     Pool,
     format_help,
     ray_for,
-    resolve_dtype,
     stream,
 )
 from jobs.driver.progress import Progress, RowsLine

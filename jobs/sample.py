@@ -21,14 +21,16 @@ from pydantic import Field, model_validator
 from actors.engines.build import DEFAULT_BATCH, ENGINES, EngineOptions, prepare_engine
 from actors.engines.protocol import Engine
 from actors.errors import UserError
+from actors.models.source import resolve_dtype
+from actors.models.trained import find_adapter
 from actors.runs.record_kinds import SAMPLING
 from actors.runs.totals import Totals
 from actors.sampler import Sampler, rows_at_once
 from algorithms.formats import formats_for
 from algorithms.sampling import SamplingParams
-from jobs.driver import adapters, command, corpus_run, inputs
+from jobs.driver import command, corpus_run, inputs
 from jobs.driver.command import choice
-from jobs.driver.corpus_run import CorpusConfig, CorpusRun, Pool, format_help, resolve_dtype
+from jobs.driver.corpus_run import CorpusConfig, CorpusRun, Pool, format_help
 from jobs.driver.prompts import check_instruction, prompt_style
 from jobs.driver.sampling import SamplingFlags
 
@@ -88,7 +90,7 @@ class SampleConfig(SamplingFlags, CorpusConfig):
         return EngineOptions(
             model=self.model,
             needs_chat_template=self.template is None,
-            adapter=None if self.adapter is None else adapters.find_adapter("--adapter", self.adapter),
+            adapter=None if self.adapter is None else find_adapter("--adapter", self.adapter),
             device=self.device,
             dtype=resolve_dtype(self.dtype, self.device),
             num_threads=self.threads_per_actor,

@@ -24,7 +24,9 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, field_validator, model_validator
 
 from actors.errors import UserError
+from actors.models import trained
 from actors.models.checks import CheckedModel, check_learnable, check_model, check_targets
+from actors.models.source import resolve_dtype
 from actors.runs import manifest
 from actors.runs.corpus import Corpus
 from actors.runs.folder import ADAPTER, RunFolder, open_run_folder
@@ -34,7 +36,6 @@ from algorithms.losses.negative_calibrated import Direction, Granularity
 from algorithms.methods import METHODS, OWN_SETTINGS, AdapterPlan, LossOptions
 from algorithms.prompts import INSTRUCTION, PromptStyle
 from jobs.driver import (
-    adapters,
     cluster,
     command,
     corpus_run,
@@ -283,11 +284,13 @@ def _adapter_plan(config: TrainConfig, checked: CheckedModel) -> tuple[AdapterPl
         path = getattr(config, name)
         if path is None:
             continue
-        folders[name] = adapters.find_adapter(f"--{name}", path)
-        starts[name] = adapters.identify_adapter(f"--{name}", folders[name], checked.source)
+        folders[name] = trained.find_adapter(f"--{name}", path)
+        starts[name] = trained.identify_adapter(f"--{name}", folders[name], checked.source)
         if starts[name]["kind"] != kind:
             raise UserError(f"--{name} {path} is an adapter of kind {starts[name]['kind']}, not {kind}")
-        adapters.check_base(f"--{name}", folders[name], starts[name]["base"], checked.identity)
+        warning = trained.check_base(f"--{name}", folders[name], starts[name]["base"], checked.identity)
+        if warning is not None:
+            print(warning, file=sys.stderr)
     plan = AdapterPlan(config.rank, config.alpha, config.dropout, config.targets, config.gate_dim, **folders)
     method = METHODS[config.method]
     try:
@@ -308,7 +311,7 @@ def _identity(
     return {
         "method": config.method,
         "data": [inputs.fingerprint(corpus) for corpus in corpora],
-        "model": {**checked.identity, "dtype": corpus_run.resolve_dtype(config.dtype, config.device)},
+        "model": {**checked.identity, "dtype": resolve_dtype(config.dtype, config.device)},
         "adapter": {name: value for name, value in asdict(adapter).items() if name not in STARTING_ADAPTERS},
         "loss": asdict(_options(config)),
         "training": {name: getattr(config, name) for name in training},
@@ -371,7 +374,7 @@ def _plan(config: TrainConfig, checked: CheckedModel, adapter: AdapterPlan, num_
         num_steps=steps,
         warmup_steps=int(config.warmup if config.warmup >= 1 else config.warmup * steps),
         device=config.device,
-        dtype=corpus_run.resolve_dtype(config.dtype, config.device),
+        dtype=resolve_dtype(config.dtype, config.device),
         num_threads=config.threads_per_worker,
         **same,
     )

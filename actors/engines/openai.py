@@ -11,8 +11,9 @@ import json
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any, Final, TypeAlias, TypeVar
 
 import httpx
 import openai
@@ -46,6 +47,7 @@ PASSING: Final = (
 
 
 Reply = TypeVar("Reply")
+Tokens: TypeAlias = list[tuple[str, float]]  # text, log-probability
 
 
 class _NoAnswer(Exception):
@@ -89,7 +91,7 @@ class OpenAIEngine:
         async with self._places:
             return await self._retried(request, self._ask)
 
-    async def stream(self, request: SampleRequest) -> AsyncIterator[Piece]:
+    async def stream(self, request: SampleRequest) -> AsyncGenerator[Piece]:
         """Draw one sample, piece by piece. Only the request is retried: a stream that breaks off raises RowError."""
         async with self._places:
             reply = await self._retried(request, self._open_stream)
@@ -97,8 +99,9 @@ class OpenAIEngine:
             try:
                 async for chunk in reply:
                     if (text := parts.add(chunk)) is not None:
-                        yield Piece(text)
-                yield Piece("", parts.sample())
+                        yield Piece(text, parts.num_tokens)
+                sample = parts.sample(request)
+                yield Piece("", sample.num_tokens, sample)
             except (*PASSING, _NoSample, openai.APIError, httpx.TransportError) as error:
                 raise RowError("engine_error", _line(error)) from None
             finally:
@@ -162,7 +165,7 @@ class OpenAIEngine:
         started = time.monotonic()
         answer = await self._create(request)
         self.forward_seconds += (time.monotonic() - started) / self.concurrency
-        return _sample(answer)
+        return _sample(answer, request)
 
     async def _open_stream(self, request: SampleRequest) -> Any:
         return await self._create(request, stream=True, stream_options={"include_usage": True})
@@ -192,30 +195,40 @@ class _StreamedSample:
 
     def __init__(self) -> None:
         self._text = ""
-        self._logprobs: list[float] = []
+        self._tokens: Tokens = []
+        self._num_chunks = 0
         self._finish_reason: Any = None
         self._num_tokens: int | None = None
+        self._num_prompt_tokens: int | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens so far: a chunk holds one, if the endpoint does not say."""
+        return len(self._tokens) or self._num_chunks
 
     def add(self, chunk: Any) -> str | None:
         """The text of a chunk, None if it has none."""
         if getattr(chunk, "usage", None):
             self._num_tokens = chunk.usage.completion_tokens
+            self._num_prompt_tokens = chunk.usage.prompt_tokens
         if not getattr(chunk, "choices", None):
             return None
         choice = chunk.choices[0]
         self._finish_reason = choice.finish_reason or self._finish_reason
-        self._logprobs += _logprobs(choice)
+        self._tokens += _tokens(choice)
+        self._num_chunks += 1
         text = choice.text if hasattr(choice, "text") else choice.delta.content
         self._text += text or ""
         return text or None
 
-    def sample(self) -> Sample:
+    def sample(self, request: SampleRequest) -> Sample:
         """The whole sample. Raises _NoSample or RowError if the reply is not one."""
-        num_tokens = len(self._logprobs) if self._num_tokens is None else self._num_tokens
-        return _made_sample(self._text, self._finish_reason, self._logprobs, num_tokens)
+        num_tokens = self.num_tokens if self._num_tokens is None else self._num_tokens
+        made = _made_sample(self._text, self._finish_reason, self._tokens, num_tokens, request)
+        return replace(made, num_prompt_tokens=self._num_prompt_tokens)
 
 
-def _sample(answer: Any) -> Sample:
+def _sample(answer: Any, request: SampleRequest) -> Sample:
     """The sample in a reply. Raises _NoAnswer or _NoSample if there is none."""
     choices = getattr(answer, "choices", None)
     if choices is None:
@@ -224,28 +237,32 @@ def _sample(answer: Any) -> Sample:
         raise _NoSample("a reply with an empty list of choices")
     choice = choices[0]
     text = choice.text if hasattr(choice, "text") else choice.message.content
-    values = _logprobs(choice)
-    tokens = answer.usage.completion_tokens if answer.usage else len(values)
-    return _made_sample(text or "", choice.finish_reason, values, tokens)
+    tokens = _tokens(choice)
+    num_tokens = answer.usage.completion_tokens if answer.usage else len(tokens)
+    made = _made_sample(text or "", choice.finish_reason, tokens, num_tokens, request)
+    return replace(made, num_prompt_tokens=answer.usage.prompt_tokens if answer.usage else None)
 
 
-def _made_sample(text: str, finish_reason: Any, logprobs: list[float], num_tokens: int) -> Sample:
+def _made_sample(text: str, finish_reason: Any, tokens: Tokens, num_tokens: int, request: SampleRequest) -> Sample:
     if finish_reason == "content_filter":
         raise RowError("refused", "the endpoint's content filter")
     reason = FINISH_REASONS.get(str(finish_reason))
     if reason is None:
         raise _NoSample(f"the endpoint ended with {finish_reason}")
-    return Sample(text, num_tokens, reason, sum(logprobs) / len(logprobs) if logprobs else None)
+    mean = sum(logprob for _, logprob in tokens) / len(tokens) if tokens else None
+    return Sample(text, num_tokens, reason, mean, tuple(tokens) if request.token_logprobs and tokens else None)
 
 
-def _logprobs(choice: Any) -> list[float]:
-    """The log-probabilities of the tokens, or [] if the endpoint reports none. Chat and completions differ."""
+def _tokens(choice: Any) -> Tokens:
+    """The tokens with their log-probabilities, or [] if the endpoint reports none. Chat and completions differ."""
     found = getattr(choice, "logprobs", None)
     if found is None:
         return []
     if getattr(found, "content", None):
-        return [token.logprob for token in found.content]
-    return [value for value in getattr(found, "token_logprobs", None) or [] if value is not None]
+        return [(token.token, token.logprob) for token in found.content]
+    values = getattr(found, "token_logprobs", None) or []
+    texts = getattr(found, "tokens", None) or [""] * len(values)
+    return [(text, value) for text, value in zip(texts, values, strict=True) if value is not None]
 
 
 def _line(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """What the Sampler and the Student ask of an engine: transformers, vLLM, an endpoint, or a table in a test."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,17 +9,22 @@ from algorithms.sampling import Prompt, Sample, SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """One sample to draw, with its own sampling parameters."""
+    """One sample to draw, with its own sampling parameters. `token_logprobs`: the sample shall hold its tokens too."""
 
     prompt: Prompt
     params: SamplingParams
+    token_logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece of a sample's text. The last piece carries the whole sample, whose text is that of all pieces."""
+    """A piece of a sample's text. The last piece carries the whole sample, whose text is that of all pieces.
+
+    `num_tokens` counts the tokens of the sample so far; those of an endpoint are counted by its chunks until the end.
+    """
 
     text: str
+    num_tokens: int
     sample: Sample | None = None
 
 
@@ -44,7 +49,7 @@ class Engine(Protocol):
         """
         ...
 
-    def stream(self, request: SampleRequest) -> AsyncIterator[Piece]:
+    def stream(self, request: SampleRequest) -> AsyncGenerator[Piece]:
         """Draw one sample, piece by piece. Raises as `sample` does."""
         ...
 

@@ -20,7 +20,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -62,6 +62,7 @@ class _Row:
     text: TextStream | None = None  # of a stream
     pieces: asyncio.Queue[Piece | BaseException] | None = None
     logprob: float = 0.0
+    logprobs: list[float] | None = None  # of each token, if they were asked for
 
     @property
     def new_ids(self) -> list[int]:
@@ -74,7 +75,9 @@ class _Row:
             return
         if self.pieces is not None and self.text is not None:
             self.pieces.put_nowait(
-                Piece(self.text.finish(answer.text), answer) if isinstance(answer, Sample) else answer
+                Piece(self.text.finish(answer.text), answer.num_tokens, answer)
+                if isinstance(answer, Sample)
+                else answer
             )
         elif isinstance(answer, Sample):
             self.future.set_result(answer)
@@ -138,7 +141,7 @@ class TransformersEngine:
         finally:
             self._pending.discard(row)
 
-    async def stream(self, request: SampleRequest) -> AsyncIterator[Piece]:
+    async def stream(self, request: SampleRequest) -> AsyncGenerator[Piece]:
         """Draw one sample, piece by piece. Raises RowError if the prompt leaves the sample no room."""
         row = self._enqueue(request, streams=True)
         assert row.pieces is not None
@@ -170,6 +173,8 @@ class TransformersEngine:
         stop_ids, stops = split_stops(self._tokenizer, params.stop)
         future = asyncio.get_running_loop().create_future()
         row = _Row(future, params, ids, len(ids), max_length, self._end_ids | stop_ids, stops)
+        if request.token_logprobs:
+            row.logprobs = []
         if streams:
             row.text, row.pieces = TextStream(self._decode, stops), asyncio.Queue()
         self._pending.add(row)
@@ -188,7 +193,7 @@ class TransformersEngine:
             answers = [(row, error) for row in self._pending] if error else step.result()
             for row, text in self._texts:
                 if row.pieces is not None:
-                    row.pieces.put_nowait(Piece(text))
+                    row.pieces.put_nowait(Piece(text, len(row.ids) - row.num_prompt))
             for row, answer in answers:
                 self._pending.discard(row)
                 row.answer(answer)
@@ -285,6 +290,8 @@ class TransformersEngine:
         for index, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)):
             row.ids.append(token)
             row.logprob += logprob
+            if row.logprobs is not None:
+                row.logprobs.append(logprob)
             answer = self._answer(row)
             if answer is not None:
                 self._answers.append((row, answer))
@@ -338,7 +345,14 @@ class TransformersEngine:
         if cut is None and not ended and not full:
             return None
         reason: FinishReason = "length" if cut is None and not ended else "stop"
-        return Sample(text[:cut], num_tokens, reason, row.logprob / num_tokens)
+        return Sample(text[:cut], num_tokens, reason, row.logprob / num_tokens, self._tokens(row), row.num_prompt)
+
+    def _tokens(self, row: _Row) -> tuple[tuple[str, float], ...] | None:
+        """The text and log-probability of each token of a row that was asked for them."""
+        if row.logprobs is None:
+            return None
+        texts = [self._tokenizer.decode([each]) for each in row.ids[row.num_prompt :]]
+        return tuple(zip(texts, row.logprobs, strict=True))
 
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -12,7 +12,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -87,17 +87,18 @@ class VllmEngine:
         async with aclosing(self._generate(request, whole=True)) as outputs:
             async for output in outputs:
                 if output.finished:
-                    return _sample(output.outputs[0].text, output.outputs[0])
+                    return _sample(output, request)
         raise EngineDied("vLLM ended a sample without its last output")
 
-    async def stream(self, request: SampleRequest) -> AsyncIterator[Piece]:
+    async def stream(self, request: SampleRequest) -> AsyncGenerator[Piece]:
         """Draw one sample, piece by piece."""
         num_sent = 0
         async with aclosing(self._generate(request, whole=False)) as outputs:
             async for output in outputs:
-                text = output.outputs[0].text
-                piece, num_sent = text[num_sent:], len(text)
-                yield Piece(piece, _sample(text, output.outputs[0]) if output.finished else None)
+                drawn = output.outputs[0]
+                piece, num_sent = drawn.text[num_sent:], len(drawn.text)
+                sample = _sample(output, request) if output.finished else None
+                yield Piece(piece, len(drawn.token_ids), sample)
 
     def close(self) -> None:
         """End vLLM's processes."""
@@ -153,11 +154,16 @@ class VllmEngine:
             self._busy_seconds += time.perf_counter() - self._busy_since
 
 
-def _sample(text: str, output: Any) -> Sample:
+def _sample(finished: Any, request: SampleRequest) -> Sample:
     """The sample of a finished output. Raises RowError if vLLM did not finish it itself."""
+    output = finished.outputs[0]
     reason = FINISH_REASONS.get(output.finish_reason)
     if reason is None:
         raise RowError("engine_error", f"vLLM ended the sample with {output.finish_reason!r}")
     num_tokens = len(output.token_ids)
     mean = output.cumulative_logprob / num_tokens if num_tokens else None
-    return Sample(text, num_tokens, reason, mean)
+    tokens = None
+    if request.token_logprobs:
+        chosen = [each[token] for token, each in zip(output.token_ids, output.logprobs or (), strict=True)]
+        tokens = tuple((each.decoded_token or "", each.logprob) for each in chosen)
+    return Sample(output.text, num_tokens, reason, mean, tokens, len(finished.prompt_token_ids))

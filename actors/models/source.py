@@ -132,6 +132,11 @@ class ModelSource:
             ) from None
 
 
+def resolve_dtype(dtype: str, device: str) -> str:
+    """The dtype that `auto` stands for: bfloat16 on a GPU, float32 on a CPU."""
+    return {"auto": "bfloat16" if device == "cuda" else "float32"}.get(dtype, dtype)
+
+
 def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     """The token ids of a prompt. A text is encoded as it stands, a conversation in the tokenizer's chat template."""
     if isinstance(prompt, str):

@@ -10,7 +10,8 @@
     asked        what a question asks for, where the text of an answer alone cannot tell: a ratio, a pair, an option
     demands      the form that a question demands: an order, factored, expanded
     string_rule  the string-matching grader, as a baseline
-    classes      many answers to one question -> classes of equal answers
+    classes      many answers to one question -> classes of equal answers, at once or one by one
+    kinds        the kinds of answers that a server can be asked for: mathematics, a choice, a text, JSON
 
 Nothing here limits time, and SymPy can take hours on one expression. Call `equivalence` on answers from models
 only in a process that you can kill.

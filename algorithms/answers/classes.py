@@ -4,7 +4,7 @@ Two answers share a class if a chain of equivalent answers connects them. So the
 order of the answers, although `equivalence` is not transitive (5 cm = 5 = 5 m).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from algorithms.answers.equivalence import check_parsable, equivalent
 from algorithms.answers.structure import UnparsableAnswer
@@ -33,6 +33,42 @@ def joined_classes(sources: Sequence[Sequence[str]], equal: Equal = equivalent) 
             owners.setdefault(text.strip(), set()).add(number)
     by_text = _classes(owners, equal)
     return [[by_text[text.strip()] for text in answers] for answers in sources]
+
+
+class GrowingClasses:
+    """The classes of answers that arrive one by one: at each moment those of `answer_classes` of the answers so far.
+
+    A later answer may join two earlier classes, so numbers change: read `classes` anew after each `add`.
+    """
+
+    def __init__(self) -> None:
+        self._texts: dict[str, int] = {}  # each distinct text, and its place in `_leaders`
+        self._leaders: list[int] = []  # the first text in the class of each text
+        self._answers: list[int | None] = []
+
+    @property
+    def texts(self) -> list[str]:
+        """The distinct answers so far."""
+        return list(self._texts)
+
+    @property
+    def classes(self) -> list[int | None]:
+        """The class of each answer, numbered in order of first appearance; None where there was no answer."""
+        numbers: dict[int, int] = {}
+        leaders = [None if place is None else self._leaders[place] for place in self._answers]
+        return [None if each is None else numbers.setdefault(each, len(numbers)) for each in leaders]
+
+    def add(self, answer: str | None, equal_to: Collection[str] = ()) -> None:
+        """Add an answer, None for a sample without one. `equal_to`: the texts in `texts` that it equals."""
+        if answer is None:
+            self._answers.append(None)
+            return
+        if answer not in self._texts:
+            place = self._texts[answer] = len(self._leaders)
+            joined = {self._leaders[self._texts[text]] for text in equal_to}
+            first = min(joined, default=place)
+            self._leaders = [first if leader in joined else leader for leader in self._leaders] + [first]
+        self._answers.append(self._texts[answer])
 
 
 def _classes(texts: Mapping[str, set[int]], equal: Equal) -> dict[str, int]:

@@ -15,6 +15,7 @@
     evaluation   votes and rules on recorded pools, with models fitted on other problems
     summaries    an evaluation as numbers with intervals
     comparison   two evaluations, paired by problem
+    online       a vote while its samples arrive: what a server decides
     policy       a vote and a stopping rule, as one thing that can be saved and served
 
 One array layout serves a single question and a replay of thousands: a `Tally` has any number of leading axes and

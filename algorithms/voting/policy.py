@@ -5,9 +5,11 @@ from typing import Any, Final
 
 from algorithms.voting.gain import GainModel
 from algorithms.voting.posterior import Posterior
-from algorithms.voting.stopping import RULES, Gain, Rule
+from algorithms.voting.stopping import RULES, BetaWeighted, Cges, Gain, Rule
 
 VERSION: Final = 1
+NEED_SCORES: Final = frozenset({"asc", "asc+1", "asc+2"})
+NEED_SCORES_TOO: Final = (BetaWeighted, Cges)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +19,19 @@ class Policy:
     vote: str
     rule: Rule
     posterior: Posterior | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What every voting sample must have: "score", "log-probability", as `Tally.require` names them."""
+        rule, posterior = self.rule, self.posterior
+        learned = rule.model if isinstance(rule, Gain) else None
+        needs_score = (
+            self.vote in NEED_SCORES
+            or isinstance(rule, NEED_SCORES_TOO)
+            or (posterior is not None and posterior.has_scores)
+            or (learned is not None and learned.has_scores)
+        )
+        return frozenset({"score"} if needs_score else ()) | ({"log-probability"} if self.vote == "ws" else set())
 
     def to_json(self) -> dict[str, Any]:
         """The policy as plain JSON values."""

@@ -11,7 +11,6 @@ stages         another verb as a stage of this one
 recorded_samples  graded runs -> the samples of each problem, for votes and replays
 comparing      evaluations paired by problem
 evaluation     what an evaluation can show of these samples, and its results in the run's folder
-adapters       the adapters that flags name
 corpus_run     a corpus through a pool of workers: start or resume, stream, report
 training_data  rows -> tokenised examples in the run's folder
 training_fit   Ray Train over the examples, and its results

@@ -124,11 +124,6 @@ class CorpusConfig(JobConfig):
         return threads_each(self.cpus_per_actor, self.actor_range[1])
 
 
-def resolve_dtype(dtype: str, device: str) -> str:
-    """The dtype that `auto` stands for: bfloat16 on a GPU, float32 on a CPU."""
-    return {"auto": "bfloat16" if device == "cuda" else "float32"}.get(dtype, dtype)
-
-
 @dataclass(frozen=True)
 class Pool:
     """A pool of workers: `worker` is a class of `actors`, built with `arguments(run, session)`.

@@ -259,7 +259,8 @@ def test_a_filtered_answer_is_refused(endpoint, reply):
 
 def test_a_chat_is_streamed_as_it_is_sampled(endpoint):
     [expected] = sample(endpoint, CHAT)
-    assert stream(endpoint, CHAT) == [Piece("It"), Piece(" is"), Piece(" 2."), Piece("", expected)]
+    last = Piece("", expected.num_tokens, expected)
+    assert stream(endpoint, CHAT) == [Piece("It", 1), Piece(" is", 2), Piece(" 2.", 2), last]
     (sample_path, sampled), (stream_path, streamed) = endpoint.asked
     assert stream_path == sample_path
     assert streamed == sampled | {"stream": True, "stream_options": {"include_usage": True}}
@@ -267,7 +268,8 @@ def test_a_chat_is_streamed_as_it_is_sampled(endpoint):
 
 def test_a_text_is_streamed_as_it_is_sampled(endpoint):
     [expected] = sample(endpoint, "1 + 1 =")
-    assert stream(endpoint, "1 + 1 =") == [Piece(" "), Piece("2"), Piece("."), Piece("", expected)]
+    last = Piece("", expected.num_tokens, expected)
+    assert stream(endpoint, "1 + 1 =") == [Piece(" ", 1), Piece("2", 2), Piece(".", 3), last]
     (sample_path, _), (stream_path, _) = endpoint.asked
     assert stream_path == sample_path
 
@@ -279,7 +281,7 @@ def test_a_piece_comes_before_the_stream_ends(endpoint):
         async with aclosing(OpenAIEngine(endpoint.url, "m").stream(SampleRequest(CHAT, PARAMS))) as pieces:
             return await anext(pieces)
 
-    assert asyncio.run(first_piece()) == Piece("It")
+    assert asyncio.run(first_piece()) == Piece("It", 1)
 
 
 def test_a_stream_without_usage_counts_the_log_probabilities(endpoint):

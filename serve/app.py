@@ -1,0 +1,189 @@
+"""Builds the graph: `serve run serve.app:build student=runs/nce ranker=runs/ranker`, or `python -m serve ...`.
+
+    client -> Adaptive (HTTP, votes) -> Student (one engine a replica)
+                                     -> Ranker  (scores in batches)
+
+Each deployment scales by itself: students on samples in flight, the ranker on solutions that wait, the ingress on
+requests.
+"""
+
+import os
+from typing import Any, Final
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
+
+from actors.engines.build import EngineOptions, prepare_engine
+from actors.errors import UserError
+from actors.models.source import resolve_dtype
+from actors.models.trained import find_adapter, find_model
+from algorithms.prompts import INSTRUCTION
+from serve.adaptive import AdaptiveIngress, IngressPlan
+from serve.api.protection import hashed_keys
+from serve.policies import Policies, budget_of, load_policies
+from serve.ranker import BATCH, RankerReplica
+from serve.settings import AdaptiveSettings, Replicas, Settings, StudentSettings
+from serve.student import StudentReplica, describe_engine
+
+ROUTER: Final[Any] = "serve.routing.PromptRouter"
+POLICY: Final = "serve.scaling:SamplesInFlight"
+QUEUED_PER_PLACE: Final = 2  # samples that a replica holds for each one it decodes: the engine never waits for a call
+FALLBACK_REPLICAS: Final = 8  # asked in turn if the one that holds the prompt is full
+RANKER_QUEUE: Final = 4096
+LONGEST_SECONDS: Final = 30.0  # that a replica may take to finish its requests when it is taken down
+METRICS_SECONDS: Final = 10.0  # over which load is averaged
+
+
+def build(settings: Settings) -> Application:
+    """The graph as a Ray Serve application. Loads no weights.
+
+    Raises UserError for a student, an adapter or a policy that cannot be served. A ranker that cannot be loaded is told
+    by its replica, since the graph answers without it.
+    """
+    prepared = {name: _student(name, each) for name, each in settings.students.items()}
+    policies = _policies(settings)
+    plan = IngressPlan(
+        lineages={name: lineage for name, (_, lineage, _) in prepared.items()},
+        prompts={name: prompt for name, (_, _, prompt) in prepared.items()},
+        deployments={name: deployment_name(name) for name in prepared},
+        policies=policies,
+        adaptive=_within_budget(settings.adaptive, policies),
+        limits=settings.limits,
+        key_digests=hashed_keys(),
+        answer_processes=settings.answer_processes,
+        log_requests=settings.log_requests,
+    )
+    students = {name: application for name, (application, _, _) in prepared.items()}
+    ranker = None if settings.ranker is None else _ranker(settings.ranker, settings.ranker_replicas)
+    ingress = settings.ingress
+    adaptive = _deployment(
+        serve.ingress()(AdaptiveIngress),
+        name="Adaptive",
+        max_ongoing_requests=2 * settings.limits.max_concurrent,  # the ingress answers 429 itself, in OpenAI's shape
+        autoscaling_config=_autoscaling(ingress, ingress.utilization * settings.limits.max_concurrent),
+        ray_actor_options={"num_cpus": ingress.num_cpus},
+        graceful_shutdown_timeout_s=LONGEST_SECONDS,
+    )
+    return adaptive.bind(plan, students, ranker)
+
+
+def deployment_name(student: str) -> str:
+    """The name of a student's deployment."""
+    return f"Student-{student}"
+
+
+def student_application(name: str, make_engine: Any, capacity: int, max_queued: int, replicas: Replicas) -> Application:
+    """The deployment of a student whose engine `make_engine` builds, with `capacity` samples at once."""
+    policy = AutoscalingPolicy(
+        policy_function=POLICY, policy_kwargs={"capacity": capacity, "utilization": replicas.utilization}
+    )
+    student = _deployment(
+        StudentReplica,
+        name=deployment_name(name),
+        max_ongoing_requests=QUEUED_PER_PLACE * capacity,
+        max_queued_requests=max_queued,
+        autoscaling_config=_autoscaling(replicas, capacity, policy),
+        request_router_config=RequestRouterConfig(
+            request_router_class=ROUTER, request_router_kwargs={"num_fallback_replicas": FALLBACK_REPLICAS}
+        ),
+        ray_actor_options={"num_cpus": replicas.num_cpus, "num_gpus": _gpus_of_actor(replicas)},
+        health_check_period_s=5,
+        graceful_shutdown_timeout_s=LONGEST_SECONDS,
+    )
+    if replicas.num_gpus > 1:  # tensor parallelism: vLLM's ranks run in the GPUs of the replica's placement group
+        bundle = {"CPU": replicas.num_cpus, "GPU": replicas.num_gpus}
+        student = student.options(placement_group_bundles=[bundle], placement_group_strategy="STRICT_PACK")
+    return student.bind(name, make_engine, capacity)
+
+
+def _student(name: str, settings: StudentSettings) -> tuple[Application, dict[str, Any], dict[str, Any]]:
+    """A student's deployment, its lineage, and the prompt that it was trained with."""
+    replicas = settings.replicas
+    device = "cuda" if replicas.num_gpus else "cpu"
+    trained = None
+    if settings.engine != "openai":
+        trained = find_model(f"student={name}", settings.student)
+        if trained.adapter is not None and settings.adapter is not None:
+            raise UserError(f"student={settings.student} has an adapter of its own: name its base model, or no adapter")
+    adapter = None if trained is None else trained.adapter
+    if settings.adapter is not None:
+        adapter = find_adapter("adapter", settings.adapter)
+    prompt = {} if trained is None else trained.prompt
+    prepared = prepare_engine(
+        settings.engine,
+        EngineOptions(
+            model=settings.student if trained is None else trained.model,
+            needs_chat_template=False,  # /v1/completions does without
+            adapter=adapter,
+            device=device,
+            dtype=resolve_dtype(settings.dtype, device),
+            num_threads=settings.threads,
+            num_gpus=int(replicas.num_gpus),
+            max_batch=settings.max_batch,
+            max_model_len=settings.max_model_len,
+            engine_kwargs=settings.engine_kwargs,
+            url=settings.url,
+            api_key=os.environ.get("OPENAI_API_KEY", "none"),
+            concurrency=settings.max_batch,
+            patience_seconds=settings.patience_seconds,
+        ),
+    )
+    application = student_application(name, prepared.factory, settings.max_batch, settings.max_queued, replicas)
+    instruction = settings.instruction
+    if instruction is None:
+        instruction = prompt.get("instruction", INSTRUCTION)
+    lineage = describe_engine(settings.engine, prepared.identity)
+    return application, lineage, {"instruction": instruction, "template": prompt.get("template")}
+
+
+def _ranker(uri: str, replicas: Replicas) -> Application:
+    ranker = _deployment(
+        RankerReplica,
+        name="Ranker",
+        max_ongoing_requests=2 * BATCH,
+        max_queued_requests=RANKER_QUEUE,
+        autoscaling_config=_autoscaling(replicas, replicas.utilization * BATCH),
+        ray_actor_options={"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
+    )
+    return ranker.bind(uri, "cuda" if replicas.num_gpus else "cpu")
+
+
+def _policies(settings: Settings) -> Policies:
+    confidence = settings.adaptive.confidence
+    if settings.policy is None:
+        return Policies.default(confidence)
+    return load_policies(settings.policy, settings.rule, confidence, settings.ranker is not None)
+
+
+def _within_budget(adaptive: AdaptiveSettings, policies: Policies) -> AdaptiveSettings:
+    """The defaults of a request, with no more samples than a learned rule knows."""
+    budget = budget_of(policies)
+    if budget is None or adaptive.max_samples <= budget:
+        return adaptive
+    return adaptive.model_copy(update={"max_samples": budget})
+
+
+def _deployment(replica: type, **options: Any) -> Any:
+    """A class as a deployment. Ray's overloads do not tell what the decorator returns."""
+    deployment: Any = serve.deployment(replica)
+    return deployment.options(**options)
+
+
+def _autoscaling(replicas: Replicas, target: float, policy: AutoscalingPolicy | None = None) -> AutoscalingConfig:
+    more: dict[str, Any] = {} if policy is None else {"policy": policy}
+    return AutoscalingConfig(
+        min_replicas=replicas.min_replicas,
+        max_replicas=replicas.max_replicas,
+        target_ongoing_requests=target,
+        upscale_delay_s=replicas.upscale_delay_seconds,
+        downscale_delay_s=replicas.downscale_delay_seconds,
+        look_back_period_s=METRICS_SECONDS,
+        metrics_interval_s=METRICS_SECONDS / 5,
+        **more,
+    )
+
+
+def _gpus_of_actor(replicas: Replicas) -> float:
+    """GPUs that the replica's own process reserves. With several, its placement group holds them."""
+    return replicas.num_gpus

@@ -1,0 +1,102 @@
+"""A replica of a student: one engine, which draws single samples for the ingress."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+from actors.engines.protocol import Engine, Piece, SampleRequest
+from actors.errors import EngineDied, UserError
+from algorithms.row_errors import RowError
+from serve.logs import join_serve_logs
+from serve.telemetry import StudentMetrics
+
+logger = logging.getLogger(__name__)
+
+TEXT_SECONDS: Final = 0.02  # between two pieces of a stream: more messages would not be read faster
+PROGRESS_SECONDS: Final = 1.0  # between two reports of a sample that is voted on
+PROMPT_FAULTS: Final = frozenset({"too_long", "empty_field", "refused"})
+
+FailureKind: TypeAlias = Literal["refused", "failed", "unavailable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a sample was not drawn. It travels as a value: an exception would drag Ray's own around it."""
+
+    kind: FailureKind
+    message: str
+
+
+class StudentReplica:
+    """Holds an engine. `make_engine` loads it here; `capacity` is the number of samples that it decodes at once."""
+
+    def __init__(self, name: str, make_engine: Callable[[], Engine], capacity: int) -> None:
+        join_serve_logs()
+        self._engine = make_engine()
+        self._capacity = capacity
+        self._metrics = StudentMetrics(name)
+        self._death: str | None = None
+        self._num_in_flight = 0
+
+    async def draw(self, request: SampleRequest, with_text: bool) -> AsyncGenerator[Piece | Failure]:
+        """The pieces of one sample, the last with the sample, or a failure. Ray Serve cancels it with its request."""
+        started, text, num_tokens, outcome = time.monotonic(), "", 0, "cancelled"
+        every_seconds = TEXT_SECONDS if with_text else PROGRESS_SECONDS
+        sent_at = started
+        self._enter(1)
+        try:
+            async with aclosing(self._engine.stream(request)) as pieces:
+                async for piece in pieces:
+                    text, num_tokens = text + piece.text if with_text else "", piece.num_tokens
+                    now = time.monotonic()
+                    if piece.sample is None and now - sent_at < every_seconds:
+                        continue
+                    if piece.sample is not None:
+                        outcome = "finished"
+                    yield Piece(text, num_tokens, piece.sample)
+                    text, sent_at = "", now
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except Exception as error:  # noqa: BLE001  whatever an engine raises is an answer to this request
+            outcome = "failed"
+            yield self._failure(error)
+        finally:
+            self._enter(-1)
+            self._metrics.drew(outcome, num_tokens, time.monotonic() - started)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What `serve.scaling` reads: how many samples this replica decodes at once."""
+        return {"capacity": float(self._capacity)}
+
+    def check_health(self) -> None:
+        """Raise once the engine is dead, so that Ray Serve replaces this replica."""
+        if self._death is not None:
+            raise RuntimeError(self._death)
+
+    def _enter(self, change: int) -> None:
+        self._num_in_flight += change
+        self._metrics.in_flight(self._num_in_flight)
+
+    def _failure(self, error: Exception) -> Failure:
+        message = " ".join(str(error).split())[:300]
+        if isinstance(error, RowError):
+            return Failure("refused" if error.reason in PROMPT_FAULTS else "failed", message)
+        if isinstance(error, EngineDied):
+            self._death = message
+            return Failure("unavailable", message)
+        if isinstance(error, UserError):  # an endpoint that does not answer, or refuses access
+            return Failure("unavailable", message)
+        if type(error).__name__ == "TemplateError" or isinstance(error, ValueError):
+            return Failure("refused", f"the student's chat template takes no such conversation: {message}")
+        logger.exception("drawing a sample raised")
+        return Failure("failed", f"{type(error).__name__}: {message}")
+
+
+def describe_engine(engine: str, identity: dict[str, Any]) -> dict[str, Any]:
+    """The lineage of a student, as /v1/models tells it. Paths of this machine stay here."""
+    told = {"model", "architecture", "commit", "files", "dtype", "adapter"}
+    return {"engine": engine, **{name: value for name, value in identity.items() if name in told}}

@@ -6,6 +6,7 @@ say where to listen. A dot reaches into a section: adaptive.max_samples=8. Value
 """
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -40,6 +41,7 @@ def main() -> None:
 
 def run(values: dict[str, Any], host: str, port: int) -> None:
     """Serve what the values say, and print where. Raises UserError if they are wrong."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # only what concerns the user belongs on this screen
     import ray
     from ray import serve
 
@@ -53,6 +55,7 @@ def run(values: dict[str, Any], host: str, port: int) -> None:
         name = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{name}: {first['msg']}" if name else first["msg"].removeprefix("Value error, ")) from None
     application = build(settings)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if not ray.is_initialized():
         ray.init(num_cpus=SLOTS, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     serve.start(http_options={"host": host, "port": port})

@@ -12,7 +12,7 @@ from ray.serve.handle import DeploymentHandle
 
 from actors.engines.protocol import Piece, SampleRequest
 from algorithms.ranking.solutions import Solution
-from serve.protocol import Busy, Refused, SampleFailed, Score, ServeError, Unavailable
+from serve.protocol import Busy, SampleFailed, Score, ServeError, Unavailable
 from serve.student import Failure
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class StudentHandle:
         try:
             async for reply in replies:
                 if isinstance(reply, Failure):
-                    raise _ERRORS[reply.kind](reply.message)
+                    raise reply.error()
                 yield reply
             is_over = True
         except BackPressureError:
@@ -125,9 +125,3 @@ async def _result(response: Any) -> Any:
         response.cancel()
         raise
 
-
-_ERRORS: Final[dict[str, type[ServeError]]] = {
-    "refused": Refused,
-    "failed": SampleFailed,
-    "unavailable": Unavailable,
-}

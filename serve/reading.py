@@ -9,6 +9,7 @@ from actors.errors import CallFailed
 from actors.processes import answers
 from actors.processes.pool import KillablePool
 from algorithms.answers.kinds import MATHEMATICAL
+from serve.page import mathml
 
 LIMIT_SECONDS: Final = 3.0
 LONGEST: Final = 200_000  # characters of a sample that are read: the end states the answer
@@ -45,6 +46,13 @@ class AnswerReader:
             return await self._pool.call(answers.equal_answers, kind, answer, left, limit_seconds=LIMIT_SECONDS)
         except (CallFailed, MemoryError):
             return []
+
+    async def render(self, text: str) -> str:
+        """A text as HTML, its formulas as MathML; their source if converting takes too long."""
+        try:
+            return await self._pool.call(mathml.to_html, text, limit_seconds=LIMIT_SECONDS)
+        except (CallFailed, MemoryError):
+            return mathml.to_plain_html(text)
 
     async def close(self) -> None:
         """Kill the processes."""

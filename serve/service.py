@@ -83,7 +83,7 @@ class Service:
         """The pieces of plain samples, each with the number of its choice, and at last all of them."""
         known = self.student(request.model)
         prompt = self._prompt(request, known, None)
-        key = _key(prompt)
+        key = prompt_key(prompt)
         params = self._params(request, PLAIN_TEMPERATURE)
         requests = [
             SampleRequest(
@@ -133,7 +133,7 @@ class Service:
         return Question(
             text=_question_text(request),
             prompt=prompt,
-            prompt_key=_key(prompt),
+            prompt_key=prompt_key(prompt),
             params=params,
             wants_logprobs=_wants_logprobs(request),
             limits=vote_limits,
@@ -179,14 +179,14 @@ class Service:
 
 
 async def _together(
-    student: Student, requests: list[SampleRequest], prompt_key: str
+    student: Student, requests: list[SampleRequest], key: str
 ) -> AsyncGenerator[tuple[int, Piece]]:
     """The pieces of several samples as they come, with the number of the sample. The first error cancels the rest."""
     queue: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue(maxsize=QUEUED)
 
     async def draw(index: int, request: SampleRequest) -> None:
         try:
-            async with aclosing(student.draw(request, prompt_key, with_text=True)) as pieces:
+            async with aclosing(student.draw(request, key, with_text=True)) as pieces:
                 async for piece in pieces:
                     await queue.put((index, piece))
         except Exception as error:  # noqa: BLE001  raised where the queue is read
@@ -226,7 +226,7 @@ def _wants_logprobs(request: ChatRequest | CompletionRequest) -> bool:
     return request.logprobs is not None and request.logprobs is not False
 
 
-def _key(prompt: Prompt) -> str:
+def prompt_key(prompt: Prompt) -> str:
     """The same for the same prompt, so that its samples share a replica."""
     return hashlib.blake2b(repr(prompt).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 

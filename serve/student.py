@@ -12,6 +12,7 @@ from actors.engines.protocol import Engine, Piece, SampleRequest
 from actors.errors import EngineDied, UserError
 from algorithms.row_errors import RowError
 from serve.logs import join_serve_logs
+from serve.protocol import Refused, SampleFailed, ServeError, Unavailable
 from serve.telemetry import StudentMetrics
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,11 @@ PROGRESS_SECONDS: Final = 1.0  # between two reports of a sample that is voted o
 PROMPT_FAULTS: Final = frozenset({"too_long", "empty_field", "refused"})
 
 FailureKind: TypeAlias = Literal["refused", "failed", "unavailable"]
+ERRORS: Final[dict[FailureKind, type[ServeError]]] = {
+    "refused": Refused,
+    "failed": SampleFailed,
+    "unavailable": Unavailable,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,10 @@ class Failure:
 
     kind: FailureKind
     message: str
+
+    def error(self) -> ServeError:
+        """The failure as what the ingress raises."""
+        return ERRORS[self.kind](self.message)
 
 
 class StudentReplica:

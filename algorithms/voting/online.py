@@ -4,14 +4,16 @@ Samples are drawn in an order, by index, and count in that order, whenever they 
 samples alone and not on the load of the machine: a replay of the recorded samples decides the same. Were samples
 counted as they finish, short ones would count first, and short solutions are not right as often as long ones.
 
-Between two decisions at most `parallel` samples are on their way beyond those that the rule needs anyway. A larger
-window answers sooner; a smaller one wastes fewer samples, since what is on its way at the end is cancelled.
+Between two decisions at most `parallel` samples are on their way, or as many as the rule needs anyway. A larger window
+answers sooner; a smaller one wastes fewer samples, since what is on its way at the end is cancelled. If the samples on
+their way would decide the vote by agreeing with the leader, no further one is begun: it would most likely be wasted.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from statistics import fmean
 from typing import Final
 
 import numpy as np
@@ -20,7 +22,7 @@ from algorithms.answers.classes import GrowingClasses
 from algorithms.voting.policy import Policy
 from algorithms.voting.posterior import class_probabilities
 from algorithms.voting.stopping import Beta, Gain
-from algorithms.voting.tally import Candidates, Tally, count_of
+from algorithms.voting.tally import Candidates, Count, Tally, count_of
 from algorithms.voting.votes import is_winner, tally_totals
 
 BY_COUNT: Final = Policy("sc", Beta())
@@ -132,6 +134,8 @@ class OnlineVote:
         limits = self._limits
         needed = max(self.policy.rule.num_to_draw(self.num_counted), limits.parallel)
         size = min(needed - len(self._in_flight), limits.max_samples - self._num_started)
+        if size > 0 and self._in_flight and self._decided_by_those_on_their_way():
+            size = 0
         if limits.max_tokens is not None:
             reserved = self.num_tokens + len(self._in_flight) * limits.tokens_per_sample
             affordable = (limits.max_tokens - reserved) // limits.tokens_per_sample
@@ -194,19 +198,38 @@ class OnlineVote:
         candidates = [each for each in self._drawn if indices is None or each.index in indices]
         return max(candidates, key=_worth).index if candidates else None
 
+    def _decided_by_those_on_their_way(self) -> bool:
+        """Whether the rule would stop if the samples on their way stated the leading answer, as its samples do."""
+        leaders = self.standings()[:1]
+        if not leaders:
+            return False
+        count, rule = self._count(), self.policy.rule
+        number = self._classes.classes[[each.index for each in self._drawn].index(leaders[0].indices[0])]
+        mine = [each for each in self._drawn if each.index in leaders[0].indices]
+        scores = [each.score for each in mine if each.score is not None]
+        logprobs = [each.logprob for each in mine if each.logprob is not None]
+        for _ in self._in_flight:
+            count.add(number, _mean(scores), _mean(logprobs))
+            if rule(count.tally()):
+                return True
+        return False
+
     def _check_exhausted(self) -> None:
         """Stop when every sample that may be drawn was drawn."""
         if self.stop_reason is None and self._num_started >= self._limits.max_samples and not self._in_flight:
             self.stop_reason = StopReason.FAILED if self.num_failed else StopReason.MAX_SAMPLES
 
     def _tally(self) -> Tally:
+        return self._count().tally()
+
+    def _count(self) -> Count:
         return count_of(
             Candidates(
                 self._classes.classes,
                 [each.score for each in self._drawn],
                 [None if each.logprob is None else min(each.logprob, 0.0) for each in self._drawn],  # rounding
             )
-        ).tally()
+        )
 
     def _members(self) -> list[tuple[int, ...]]:
         """The indices of the samples of each class, in the tally's order."""
@@ -237,6 +260,10 @@ def margin(standings: list[Standing]) -> float:
     """How far the winner's share is above the runner-up's, from 0 to 1."""
     shares = [each.share for each in standings[:2]]
     return float(np.clip(shares[0] - sum(shares[1:]), 0, 1)) if shares else 0.0
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return min(fmean(values), 1.0) if values else None
 
 
 def _worth(sample: Drawn) -> tuple[float, float, int]:

@@ -6,7 +6,7 @@ accepted with the value that means "off", and refused otherwise: a client must n
 
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from algorithms.answers.kinds import DEFAULT, KINDS
 from algorithms.sampling import Message
@@ -40,6 +40,15 @@ IGNORED: Final = frozenset(
 )  # fmt: skip
 ROLES: Final = {"developer": "system"}  # OpenAI's newer name
 
+
+def _encodable(text: str) -> str:
+    """JSON can escape half a character, which no tokenizer and no reply can hold."""
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError("the text has an unpaired surrogate")
+    return text
+
+
+Text: TypeAlias = Annotated[str, AfterValidator(_encodable)]
 Seed: TypeAlias = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
@@ -53,7 +62,7 @@ class AnswerFields(_Model):
     kind: str = Field(default=DEFAULT, json_schema_extra={"enum": list(KINDS)})
     """mathematics: the stated answer, compared as mathematics. number: the same, or the last number. choice: the letter
     of an option. text: what follows "answer:", or the whole text. json: a field of the last JSON object."""
-    field: str | None = Field(default=None, max_length=200)
+    field: Text | None = Field(default=None, max_length=200)
     """kind json: the name of the field, such as result.value."""
 
     @model_validator(mode="after")
@@ -96,14 +105,14 @@ class TextPart(_Model):
     """A part of a message."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class ChatMessage(_Model):
     """A message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: Text | list[TextPart]
     name: str | None = None
     """Accepted, and without effect."""
 
@@ -116,7 +125,7 @@ class ChatMessage(_Model):
 class SamplingFields(_Model):
     """What both endpoints take."""
 
-    model: str = Field(max_length=500)
+    model: Text = Field(max_length=500)
     """A student that /v1/models lists."""
     adaptive: AdaptiveFields | bool | None = None
     """How the answer is voted on. false: plain generation, which n above 1 asks for as well."""
@@ -127,7 +136,7 @@ class SamplingFields(_Model):
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
     """Tokens of a sample at most."""
-    stop: str | list[str] | None = None
+    stop: Text | list[Text] | None = None
     """Texts that end a sample and are not part of it."""
     seed: Seed | None = None
     """The same seed draws the same samples, where the engine can repeat them."""
@@ -200,7 +209,7 @@ class ChatRequest(SamplingFields):
 class CompletionRequest(SamplingFields):
     """The body of /v1/completions. The prompt is taken as it stands: a vote adds no instruction."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=1)]
     """One text."""
     logprobs: int | None = Field(default=None, ge=0, le=1)
     """0 or 1: return the log-probability of each token."""

@@ -8,6 +8,8 @@ requests.
 """
 
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ray import serve
@@ -15,6 +17,7 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 
 from actors.engines.build import EngineOptions, prepare_engine
+from actors.engines.protocol import Engine
 from actors.errors import UserError
 from actors.models.source import resolve_dtype
 from actors.models.trained import find_adapter, find_model
@@ -32,7 +35,20 @@ QUEUED_PER_PLACE: Final = 2  # samples that a replica holds for each one it deco
 FALLBACK_REPLICAS: Final = 8  # asked in turn if the one that holds the prompt is full
 RANKER_QUEUE: Final = 4096
 LONGEST_SECONDS: Final = 30.0  # that a replica may take to finish its requests when it is taken down
+HEALTH_SECONDS: Final = 5.0  # between two questions whether a replica's engine lives
 METRICS_SECONDS: Final = 10.0  # over which load is averaged
+
+
+@dataclass(frozen=True)
+class PreparedStudent:
+    """A checked student: the factory of its engine, its lineage, and the prompt that it was trained with.
+
+    `prompt` holds the instruction and the template, as `serve.service.KnownStudent` takes them.
+    """
+
+    make_engine: Callable[[], Engine]
+    lineage: Mapping[str, Any]
+    prompt: Mapping[str, Any]
 
 
 def build(settings: Settings) -> Application:
@@ -41,11 +57,15 @@ def build(settings: Settings) -> Application:
     Raises UserError for a student, an adapter or a policy that cannot be served. A ranker that cannot be loaded is told
     by its replica, since the graph answers without it.
     """
-    prepared = {name: _student(name, each) for name, each in settings.students.items()}
+    return assemble(settings, {name: prepare(name, each) for name, each in settings.students.items()})
+
+
+def assemble(settings: Settings, prepared: Mapping[str, PreparedStudent]) -> Application:
+    """The graph of prepared students, one for each of `settings.students`."""
     policies = _policies(settings)
     plan = IngressPlan(
-        lineages={name: lineage for name, (_, lineage, _) in prepared.items()},
-        prompts={name: prompt for name, (_, _, prompt) in prepared.items()},
+        lineages={name: each.lineage for name, each in prepared.items()},
+        prompts={name: each.prompt for name, each in prepared.items()},
         deployments={name: deployment_name(name) for name in prepared},
         policies=policies,
         adaptive=_within_budget(settings.adaptive, policies),
@@ -54,7 +74,7 @@ def build(settings: Settings) -> Application:
         answer_processes=settings.answer_processes,
         log_requests=settings.log_requests,
     )
-    students = {name: application for name, (application, _, _) in prepared.items()}
+    students = {name: _student(name, each.make_engine, settings.students[name]) for name, each in prepared.items()}
     ranker = None if settings.ranker is None else _ranker(settings.ranker, settings.ranker_replicas)
     ingress = settings.ingress
     adaptive = _deployment(
@@ -65,42 +85,13 @@ def build(settings: Settings) -> Application:
         ray_actor_options={"num_cpus": ingress.num_cpus},
         graceful_shutdown_timeout_s=LONGEST_SECONDS,
     )
-    return adaptive.bind(plan, students, ranker)
+    application: Application = adaptive.bind(plan, students, ranker)
+    return application
 
 
-def deployment_name(student: str) -> str:
-    """The name of a student's deployment."""
-    return f"Student-{student}"
-
-
-def student_application(name: str, make_engine: Any, capacity: int, max_queued: int, replicas: Replicas) -> Application:
-    """The deployment of a student whose engine `make_engine` builds, with `capacity` samples at once."""
-    policy = AutoscalingPolicy(
-        policy_function=POLICY, policy_kwargs={"capacity": capacity, "utilization": replicas.utilization}
-    )
-    student = _deployment(
-        StudentReplica,
-        name=deployment_name(name),
-        max_ongoing_requests=QUEUED_PER_PLACE * capacity,
-        max_queued_requests=max_queued,
-        autoscaling_config=_autoscaling(replicas, capacity, policy),
-        request_router_config=RequestRouterConfig(
-            request_router_class=ROUTER, request_router_kwargs={"num_fallback_replicas": FALLBACK_REPLICAS}
-        ),
-        ray_actor_options={"num_cpus": replicas.num_cpus, "num_gpus": _gpus_of_actor(replicas)},
-        health_check_period_s=5,
-        graceful_shutdown_timeout_s=LONGEST_SECONDS,
-    )
-    if replicas.num_gpus > 1:  # tensor parallelism: vLLM's ranks run in the GPUs of the replica's placement group
-        bundle = {"CPU": replicas.num_cpus, "GPU": replicas.num_gpus}
-        student = student.options(placement_group_bundles=[bundle], placement_group_strategy="STRICT_PACK")
-    return student.bind(name, make_engine, capacity)
-
-
-def _student(name: str, settings: StudentSettings) -> tuple[Application, dict[str, Any], dict[str, Any]]:
-    """A student's deployment, its lineage, and the prompt that it was trained with."""
-    replicas = settings.replicas
-    device = "cuda" if replicas.num_gpus else "cpu"
+def prepare(name: str, settings: StudentSettings) -> PreparedStudent:
+    """Check a student. Raises UserError."""
+    device = "cuda" if settings.replicas.num_gpus else "cpu"
     trained = None
     if settings.engine != "openai":
         trained = find_model(f"student={name}", settings.student)
@@ -110,7 +101,7 @@ def _student(name: str, settings: StudentSettings) -> tuple[Application, dict[st
     if settings.adapter is not None:
         adapter = find_adapter("adapter", settings.adapter)
     prompt = {} if trained is None else trained.prompt
-    prepared = prepare_engine(
+    checked = prepare_engine(
         settings.engine,
         EngineOptions(
             model=settings.student if trained is None else trained.model,
@@ -119,7 +110,7 @@ def _student(name: str, settings: StudentSettings) -> tuple[Application, dict[st
             device=device,
             dtype=resolve_dtype(settings.dtype, device),
             num_threads=settings.threads,
-            num_gpus=int(replicas.num_gpus),
+            num_gpus=int(settings.replicas.num_gpus),
             max_batch=settings.max_batch,
             max_model_len=settings.max_model_len,
             engine_kwargs=settings.engine_kwargs,
@@ -129,12 +120,41 @@ def _student(name: str, settings: StudentSettings) -> tuple[Application, dict[st
             patience_seconds=settings.patience_seconds,
         ),
     )
-    application = student_application(name, prepared.factory, settings.max_batch, settings.max_queued, replicas)
     instruction = settings.instruction
     if instruction is None:
         instruction = prompt.get("instruction", INSTRUCTION)
-    lineage = describe_engine(settings.engine, prepared.identity)
-    return application, lineage, {"instruction": instruction, "template": prompt.get("template")}
+    lineage = describe_engine(settings.engine, checked.identity)
+    return PreparedStudent(checked.factory, lineage, {"instruction": instruction, "template": prompt.get("template")})
+
+
+def deployment_name(student: str) -> str:
+    """The name of a student's deployment."""
+    return f"Student-{student}"
+
+
+def _student(name: str, make_engine: Callable[[], Engine], settings: StudentSettings) -> Application:
+    replicas, capacity = settings.replicas, settings.max_batch
+    policy = AutoscalingPolicy(
+        policy_function=POLICY, policy_kwargs={"capacity": capacity, "utilization": replicas.utilization}
+    )
+    student = _deployment(
+        StudentReplica,
+        name=deployment_name(name),
+        max_ongoing_requests=QUEUED_PER_PLACE * capacity,
+        max_queued_requests=settings.max_queued,
+        autoscaling_config=_autoscaling(replicas, capacity, policy),
+        request_router_config=RequestRouterConfig(
+            request_router_class=ROUTER, request_router_kwargs={"num_fallback_replicas": FALLBACK_REPLICAS}
+        ),
+        ray_actor_options={"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
+        health_check_period_s=HEALTH_SECONDS,
+        graceful_shutdown_timeout_s=LONGEST_SECONDS,
+    )
+    if replicas.num_gpus > 1:  # tensor parallelism: vLLM's ranks run in the GPUs of the replica's placement group
+        bundle = {"CPU": replicas.num_cpus, "GPU": replicas.num_gpus}
+        student = student.options(placement_group_bundles=[bundle], placement_group_strategy="STRICT_PACK")
+    application: Application = student.bind(name, make_engine, capacity)
+    return application
 
 
 def _ranker(uri: str, replicas: Replicas) -> Application:
@@ -146,7 +166,8 @@ def _ranker(uri: str, replicas: Replicas) -> Application:
         autoscaling_config=_autoscaling(replicas, replicas.utilization * BATCH),
         ray_actor_options={"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
     )
-    return ranker.bind(uri, "cuda" if replicas.num_gpus else "cpu")
+    application: Application = ranker.bind(uri, "cuda" if replicas.num_gpus else "cpu")
+    return application
 
 
 def _policies(settings: Settings) -> Policies:
@@ -182,8 +203,3 @@ def _autoscaling(replicas: Replicas, target: float, policy: AutoscalingPolicy | 
         metrics_interval_s=METRICS_SECONDS / 5,
         **more,
     )
-
-
-def _gpus_of_actor(replicas: Replicas) -> float:
-    """GPUs that the replica's own process reserves. With several, its placement group holds them."""
-    return replicas.num_gpus

@@ -63,7 +63,7 @@ class StudentSettings(_Settings):
     """Further arguments of vLLM's AsyncEngineArgs."""
     threads: int | None = Field(default=None, ge=1)
     """Threads of a replica on a CPU. Default: torch's choice."""
-    max_queued: int = Field(default=256, ge=0)
+    max_queued: int = Field(default=256, ge=1)
     """Samples that may wait for a place. More are answered with status 429."""
     patience_seconds: float = Field(default=10.0, gt=0)
     """How long an endpoint may fail before a request gets status 503."""

@@ -124,4 +124,3 @@ async def _result(response: Any) -> Any:
     except asyncio.CancelledError:
         response.cancel()
         raise
-

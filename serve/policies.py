@@ -55,9 +55,8 @@ def load_policies(uri: str, rule: str, confidence: float, has_ranker: bool) -> P
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"policy={uri}: {error}") from None
     if rule not in found:
-        raise UserError(
-            f"policy={uri} has no rule {rule}: choose rule={' or rule='.join(found) or 'none: evaluate again'}"
-        )
+        known = f"choose among {', '.join(found)}" if found else "no rule could be suggested: evaluate more samples"
+        raise UserError(f"policy={uri} has no rule {rule}: {known}")
     policy, default = found[rule], Policies.default(confidence)
     if "score" in policy.needs:
         if not has_ranker:

@@ -53,30 +53,32 @@ class RankerReplica:
         return {**self._facts, "problem": self._problem}
 
     async def score(self, solution: Solution, kind: str) -> Score:
-        """The score of one solution, or why there is none."""
+        """The score of one solution, or why there is none. Solutions that wait at the same time are scored together."""
+        problem = self.problem_with(kind)
+        return Score(None, problem) if problem is not None else await self._batched(solution)
+
+    def problem_with(self, kind: str) -> str | None:
+        """Why answers of a kind cannot be scored, None if they can."""
         if self._problem is not None:
-            return Score(None, self._problem)
-        if not _is_trained_for(self._facts["answers"], kind):
-            return Score(None, f"the ranker was trained on {self._facts['answers']}, not on answers of kind {kind}")
-        return await self._score(solution)
+            return self._problem
+        answers = self._facts["answers"]
+        if kind == answers or (answers == "mathematics" and kind in MATHEMATICAL):
+            return None
+        return f"the ranker was trained on {answers}, not on answers of kind {kind}"
 
-    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=WAIT_SECONDS)
-    async def _score(self, solutions: Sequence[Solution]) -> list[Score]:
-        started = time.monotonic()
-        scores = await asyncio.get_running_loop().run_in_executor(self._thread, self._score_now, list(solutions))
-        self._metrics.scored(len(solutions), time.monotonic() - started)
-        return scores
-
-    def _score_now(self, solutions: list[Solution]) -> list[Score]:
-        """Score solutions together. If that raises, each alone: the others must not suffer for one."""
+    def score_together(self, solutions: Sequence[Solution]) -> list[Score]:
+        """The scores of several solutions. If scoring raises, each alone: the others must not suffer for one."""
         assert self._ranker is not None
         try:
             return [Score(value) for value in self._ranker.score(solutions)]
         except Exception as error:  # noqa: BLE001  whatever one of the texts makes the ranker raise
             if len(solutions) == 1:
                 return [Score(None, f"the ranker raised {type(error).__name__}: {error}"[:300])]
-            return [score for solution in solutions for score in self._score_now([solution])]
+            return [score for solution in solutions for score in self.score_together([solution])]
 
-
-def _is_trained_for(answers: str, kind: str) -> bool:
-    return kind == answers or (answers == "mathematics" and kind in MATHEMATICAL)
+    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=WAIT_SECONDS)
+    async def _batched(self, solutions: Sequence[Solution]) -> list[Score]:
+        started = time.monotonic()
+        scores = await asyncio.get_running_loop().run_in_executor(self._thread, self.score_together, list(solutions))
+        self._metrics.scored(len(solutions), time.monotonic() - started)
+        return scores

@@ -178,9 +178,7 @@ class Service:
         return prompt
 
 
-async def _together(
-    student: Student, requests: list[SampleRequest], key: str
-) -> AsyncGenerator[tuple[int, Piece]]:
+async def _together(student: Student, requests: list[SampleRequest], key: str) -> AsyncGenerator[tuple[int, Piece]]:
     """The pieces of several samples as they come, with the number of the sample. The first error cancels the rest."""
     queue: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue(maxsize=QUEUED)
 

@@ -11,6 +11,7 @@ from actors.processes.pool import KillablePool
 from algorithms.answers.kinds import MATHEMATICAL
 from serve.page import mathml
 
+PRELOAD: Final = (*answers.PRELOAD, "serve.page.mathml")
 LIMIT_SECONDS: Final = 3.0
 LONGEST: Final = 200_000  # characters of a sample that are read: the end states the answer
 INTEGER: Final = re.compile(r"-?[1-9]\d{0,17}|0")
@@ -20,7 +21,7 @@ class AnswerReader:
     """Texts in, answers out. `num_processes` work at once; a text past its limit states no answer."""
 
     def __init__(self, num_processes: int) -> None:
-        self._pool = KillablePool(num_processes, answers.PRELOAD, answers.prepare)
+        self._pool = KillablePool(num_processes, PRELOAD, answers.prepare)
 
     async def warm_up(self) -> None:
         """Start the processes: the first request should not wait for their imports."""

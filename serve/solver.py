@@ -118,14 +118,19 @@ class Solver:
         Raises ServeError if there is nothing to answer with.
         """
         run = _Run(self._student, self._ranker, self._reader, self._metrics, question)
-        with tracer.start_as_current_span("sluice.vote") as span:
-            try:
-                async for progress in run.votes():
+        # Not as the current span: a generator may be continued in another task than it was started in.
+        span = tracer.start_span("sluice.vote")
+        try:
+            async with aclosing(run.votes()) as votes:
+                async for progress in votes:
                     yield progress
-            finally:
-                await run.cancel()
+            await run.cancel()
             solved = run.solved()
             span.set_attributes({"sluice.samples": solved.num_counted, "sluice.stop_reason": solved.stop_reason.value})
+        finally:
+            await run.cancel()
+            span.end()
+        yield run.progress()
         yield solved
 
 
@@ -175,9 +180,13 @@ class _Run:
             if self._vote.stop_reason is None and time.monotonic() >= deadline:
                 self._vote.close(StopReason.DEADLINE)
                 await self._count_late()
-            yield Progress(tuple(map(replace, self._states)), tuple(self._vote.standings()))
+            yield self.progress()
             if self._vote.stop_reason is not None:
                 return
+
+    def progress(self) -> Progress:
+        """How the vote stands."""
+        return Progress(tuple(map(replace, self._states)), tuple(self._vote.standings()))
 
     async def cancel(self) -> None:
         """Cancel what still runs, and wait until it is."""

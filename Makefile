@@ -6,12 +6,15 @@ STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VENV)/.vllm-installed
 INSTALL := $(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(RUN)
 
-.PHONY: demo test test-all check format vllm clean
+.PHONY: demo serve test test-all check format vllm clean
 
 demo: $(STAMP)
 	$(RUN) -m jobs.make_corpus --rows 48 --seed 7 --output runs/demo-corpus.jsonl
 	$(RUN) -m jobs.refine --input runs/demo-corpus.jsonl --output runs/demo
 	@echo "open runs/demo/report.html"
+
+serve: $(STAMP)
+	$(RUN) -m serve $(ARGS)
 
 test: $(STAMP)
 	$(RUN) -m pytest -m "not slow"

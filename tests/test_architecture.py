@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "serve": {"serve", "actors", "algorithms"},
 }
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
-PACKAGES = sorted(path.parent for path in FILES if path.name == "__init__.py" and path.parent.name != "serve")
+PACKAGES = sorted(path.parent for path in FILES if path.name == "__init__.py")
 
 
 def relative(path):

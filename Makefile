@@ -4,6 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VENV)/.vllm-installed
+RANKER := runs/serve/ranker/ranker/ranker.json
 INSTALL := $(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(RUN)
 
 .PHONY: demo serve test test-all check format vllm clean
@@ -13,8 +14,15 @@ demo: $(STAMP)
 	$(RUN) -m jobs.refine --input runs/demo-corpus.jsonl --output runs/demo
 	@echo "open runs/demo/report.html"
 
-serve: $(STAMP)
-	$(RUN) -m serve $(ARGS)
+# A ranker of generated solutions, right and wrong: it knows arithmetic, and little else.
+$(RANKER): | $(STAMP)
+	$(RUN) -m jobs.make_corpus --rows 400 --samples 4 --output runs/serve/samples.jsonl
+	$(RUN) -m jobs.grade --input runs/serve/samples.jsonl --output runs/serve/graded --num-actors 1
+	$(RUN) -m jobs.train --method ranker --data runs/serve/graded --output runs/serve/ranker --min-leaf 20
+
+# Further settings: make serve ARGS="port=9000".
+serve: $(STAMP) $(RANKER)
+	$(RUN) -m serve ranker=runs/serve/ranker $(ARGS)
 
 test: $(STAMP)
 	$(RUN) -m pytest -m "not slow"

@@ -3,10 +3,11 @@
     python -m jobs.make_corpus --rows 1000 --seed 7 --output data/word_problems.jsonl
 
 The same seed gives the same rows. The output has `--format steps`, and its column `redundant` lists the steps that say
-nothing new.
+nothing new. With --samples, each row holds worked solutions instead, right ones and wrong ones, for `jobs.grade`.
 """
 
 import json
+import random
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -15,19 +16,15 @@ from pydantic import Field, model_validator
 
 from actors.errors import UserError
 from actors.runs.storage import Storage, open_storage
+from algorithms.slips import worked
 from algorithms.word_problems import generate
 from jobs.driver import command
 from jobs.driver.command import JobConfig
 
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("question", pa.string()),
-        ("steps", pa.list_(pa.string())),
-        ("answer", pa.string()),
-        ("redundant", pa.list_(pa.int32())),
-    ]
-)
+COMMON = [("id", pa.string()), ("question", pa.string()), ("answer", pa.string())]
+SCHEMA = pa.schema([*COMMON, ("steps", pa.list_(pa.string())), ("redundant", pa.list_(pa.int32()))])
+SAMPLES_SCHEMA = pa.schema([*COMMON, ("samples", pa.list_(pa.string()))])
+SLIPS = 0.5  # of the solutions
 ROWS_PER_CHUNK = 10_000
 
 
@@ -44,6 +41,8 @@ class MakeCorpusConfig(JobConfig):
     """Minimum number of calculations in a problem."""
     max_operations: int = Field(default=5, ge=1)
     """Maximum number of calculations in a problem."""
+    samples: int = Field(default=0, ge=0)
+    """Worked solutions of each problem, half of them with a mistake, instead of its steps. 0: the steps."""
 
     @model_validator(mode="after")
     def _check_operations(self) -> "MakeCorpusConfig":
@@ -78,13 +77,16 @@ def run(config: MakeCorpusConfig) -> int:
 def _rows(config: MakeCorpusConfig) -> Iterator[dict[str, object]]:
     for index in range(config.rows):
         problem = generate(config.seed, index, (config.min_operations, config.max_operations))
-        yield {
+        row: dict[str, object] = {
             "id": f"{config.seed}-{index}",
             "question": problem.question,
-            "steps": list(problem.steps),
             "answer": problem.answer,
-            "redundant": list(problem.redundant),
         }
+        if config.samples:
+            rng = random.Random(f"{config.seed}:{index}:samples")
+            yield row | {"samples": [worked(problem, rng, SLIPS) for _ in range(config.samples)]}
+        else:
+            yield row | {"steps": list(problem.steps), "redundant": list(problem.redundant)}
 
 
 def _write_jsonl(config: MakeCorpusConfig, file: Storage) -> None:
@@ -94,15 +96,16 @@ def _write_jsonl(config: MakeCorpusConfig, file: Storage) -> None:
 
 
 def _write_parquet(config: MakeCorpusConfig, file: Storage) -> None:
-    with file.filesystem.open_output_stream(file.path) as stream, pq.ParquetWriter(stream, SCHEMA) as writer:
+    schema = SAMPLES_SCHEMA if config.samples else SCHEMA
+    with file.filesystem.open_output_stream(file.path) as stream, pq.ParquetWriter(stream, schema) as writer:
         chunk: list[dict[str, object]] = []
         for row in _rows(config):
             chunk.append(row)
             if len(chunk) == ROWS_PER_CHUNK:
-                writer.write_table(pa.Table.from_pylist(chunk, schema=SCHEMA))
+                writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
                 chunk = []
         if chunk:
-            writer.write_table(pa.Table.from_pylist(chunk, schema=SCHEMA))
+            writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
 
 
 if __name__ == "__main__":

@@ -157,6 +157,7 @@ class _Run:
         self._finished: dict[int, _Finished] = {}  # not counted yet
         self._counted: dict[int, _Finished] = {}
         self._next = 0  # the index that counts next
+        self._num_waiting = 0  # samples for which the student has no place
         self._error: ServeError | None = None
         self._began = time.monotonic()
         self._num_tokens_cancelled = 0
@@ -247,7 +248,7 @@ class _Run:
         return _Finished(sample, answer, score)
 
     async def _sample(self, index: int, request: SampleRequest) -> Sample:
-        """One sample. While the student is full, a vote that has begun waits for a place."""
+        """One sample. While the student is full it waits for a place, unless all samples of the vote do."""
         state = self._states[index]
         while True:
             try:
@@ -258,9 +259,13 @@ class _Run:
                             return piece.sample
                 raise SampleFailed("the student ended a sample without its last piece")
             except Busy:
-                if self._vote.num_counted == 0:
-                    raise
-                await asyncio.sleep(BUSY_SECONDS * random.uniform(0.7, 1.3))
+                self._num_waiting += 1
+                try:
+                    if self._vote.num_counted == 0 and self._num_waiting >= len(self._tasks):
+                        raise
+                    await asyncio.sleep(BUSY_SECONDS * random.uniform(0.7, 1.3))
+                finally:
+                    self._num_waiting -= 1
 
     def _finish(self, index: int, finished: _Finished) -> None:
         state = self._states[index]

@@ -78,6 +78,10 @@ class StudentReplica:
             self._enter(-1)
             self._metrics.drew(outcome, num_tokens, time.monotonic() - started)
 
+    def load(self) -> dict[str, int | None]:
+        """Samples that this replica draws, and those that the engine itself counts; None if it does not tell."""
+        return {"in_flight": self._num_in_flight, "engine": getattr(self._engine, "num_unfinished", None)}
+
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `serve.scaling` reads: how many samples this replica decodes at once."""
         return {"capacity": float(self._capacity)}

@@ -133,6 +133,11 @@ class TransformersEngine:
         self._driver: asyncio.Task[None] | None = None
         self._forget()
 
+    @property
+    def num_unfinished(self) -> int:
+        """Rows that decode or wait."""
+        return len(self._pending)
+
     async def sample(self, request: SampleRequest) -> Sample:
         """Draw one sample. Raises RowError if the prompt leaves the sample no room."""
         row = self._enqueue(request)

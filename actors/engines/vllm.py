@@ -82,6 +82,11 @@ class VllmEngine:
         running = time.perf_counter() - self._busy_since if self._num_in_flight else 0.0
         return self._busy_seconds + running
 
+    @property
+    def num_unfinished(self) -> int:
+        """Requests that vLLM itself counts as unfinished."""
+        return int(self._llm.output_processor.get_num_unfinished_requests())
+
     async def sample(self, request: SampleRequest) -> Sample:
         """Draw one sample."""
         async with aclosing(self._generate(request, whole=True)) as outputs:

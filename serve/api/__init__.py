@@ -4,6 +4,7 @@
     replies     what they get
     errors      errors in OpenAI's shape, with their status
     protection  API keys, limits of size and concurrency, headers
+    exchange    one request on its way to its reply
     routes      the FastAPI application
 
 Nothing here knows Ray: `routes.create_api` takes a `serve.service.Service`.

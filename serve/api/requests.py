@@ -50,6 +50,7 @@ def _encodable(text: str) -> str:
 
 Text: TypeAlias = Annotated[str, AfterValidator(_encodable)]
 Seed: TypeAlias = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Tokens: TypeAlias = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class _Model(BaseModel):
@@ -85,7 +86,7 @@ class AdaptiveFields(_Model):
     """Samples on their way at once. More answer sooner; fewer waste less."""
     confidence: float | None = Field(default=None, gt=0, lt=1)
     """Stop when the leading answer will very probably stay ahead: with this probability."""
-    max_total_tokens: int | None = Field(default=None, ge=1)
+    max_total_tokens: Tokens | None = None
     """Tokens of all samples together."""
     deadline_seconds: float | None = Field(default=None, gt=0)
     """The answer that leads then is returned."""
@@ -134,7 +135,7 @@ class SamplingFields(_Model):
     temperature: float | None = Field(default=None, ge=0, le=2)
     """With 0 all samples are the same, so one is drawn."""
     top_p: float | None = Field(default=None, gt=0, le=1)
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: Tokens | None = None
     """Tokens of a sample at most."""
     stop: Text | list[Text] | None = None
     """Texts that end a sample and are not part of it."""
@@ -194,7 +195,7 @@ class ChatRequest(SamplingFields):
     """The body of /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: Tokens | None = None
     """The newer name of max_tokens."""
     logprobs: bool | None = None
     """Return the log-probability of each token."""

@@ -223,7 +223,8 @@ def test_the_metrics_of_several_nodes_are_one_page():
     page = (
         "# HELP ray_sluice_x_total Things.\n# TYPE ray_sluice_x_total counter\nray_sluice_x_total{{node=\"{0}\"}} 1.0\n"
         "# HELP ray_other Not ours.\n# TYPE ray_other gauge\nray_other 2\n"
-        "# TYPE ray_sluice_s histogram\nray_sluice_s_bucket{{le=\"1\",node=\"{0}\"}} 3\nray_sluice_s_count{{node=\"{0}\"}} 3\n"
+        "# TYPE ray_sluice_s histogram\n"
+        "ray_sluice_s_bucket{{le=\"1\",node=\"{0}\"}} 3\nray_sluice_s_count{{node=\"{0}\"}} 3\n"
     )  # fmt: skip
     assert merged([page.format("a"), "", page.format("b")]) == (
         "# HELP ray_sluice_x_total Things.\n# TYPE ray_sluice_x_total counter\n"

@@ -82,6 +82,7 @@ class OpenAIEngine:
         self._client: Any = openai.AsyncOpenAI(base_url=url, api_key=api_key, max_retries=0, timeout=REQUEST_SECONDS)
         self._places = asyncio.Semaphore(concurrency)
         self._last_answer = time.monotonic()
+        self._failing_since: float | None = None  # no request has succeeded since
         self._asks_logprobs = True
         self._has_answered = False
         self._refused: set[Prompt] = set()
@@ -133,6 +134,7 @@ class OpenAIEngine:
                     await self._refuse(request.prompt, error)
             else:
                 self._last_answer, self._has_answered = time.monotonic(), True
+                self._failing_since = None
                 return reply
         raise AssertionError
 
@@ -148,7 +150,9 @@ class OpenAIEngine:
         raise RowError("refused", _line(error))
 
     async def _wait(self, error: Exception, seconds: float) -> None:
-        silent = time.monotonic() - self._last_answer
+        if self._failing_since is None:
+            self._failing_since = time.monotonic()
+        silent = time.monotonic() - self._failing_since
         if silent > self._patience_seconds:
             raise UserError(
                 f"the endpoint {self._url} has not answered for {silent:.0f} s: {_line(error)}; "

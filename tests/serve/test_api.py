@@ -3,11 +3,13 @@
 import asyncio
 import hashlib
 import json
+import socket
 import time
 
 import httpx
 import pytest
 
+from actors.engines.openai import OpenAIEngine
 from serve.api.routes import create_api
 from serve.reading import AnswerReader
 from tests.fixtures.serving import ScriptedEngine, TableRanker, events, make_service
@@ -310,6 +312,26 @@ def test_a_student_that_fails(api, question, status, code, adaptive):
     assert ("retry-after" in reply.headers) == (status == 503)
 
 
+def test_an_endpoint_that_is_down_is_told_at_once(reader):
+    """The first request waits for as long as the endpoint may fail; those after it do not."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    service = make_service(OpenAIEngine(url, "m", patience_seconds=0.5), reader=reader)
+
+    async def ask_twice():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(create_api(service)), base_url="http://t") as client:
+            first = await client.post(CHAT, json=ask("agree", adaptive=False))
+            started = time.monotonic()
+            return first, await client.post(CHAT, json=ask("agree")), time.monotonic() - started
+
+    first, second, seconds = asyncio.run(ask_twice())
+    for reply in (first, second):
+        assert (reply.status_code, error_of(reply)["code"]) == (503, "student_unavailable")
+        assert reply.headers["retry-after"]
+    assert seconds < 5
+
+
 # --- bad requests
 
 
@@ -328,6 +350,7 @@ def test_a_student_that_fails(api, question, status, code, adaptive):
         ({"adaptive": {"max_total_tokens": 5}}, 400, "no room for one of"),
         ({"adaptive": "yes please"}, 400, "adaptive"),
         ({"max_tokens": 10**9}, 400, "max_tokens is 1e+09, and this server allows 16384"),
+        ({"max_tokens": 10**400}, 400, "max_tokens: Input should be less than 2147483648"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, 400, "not both"),
         ({"n": 2, "adaptive": {}}, 400, "plain samples"),
         ({"n": 65}, 400, "n is 65"),

@@ -6,6 +6,7 @@
     ranker     the worker of `jobs.rank`: scores graded samples
     evaluation  what `jobs.evaluate` runs in tasks: compact tables of samples, joined answer classes
     errors     the errors that decide what happens to a run
+    code       the code that workers on other nodes import
 
     runs/       a run's folder: input, records, ledger, journal, manifest
     models/     the one place that loads models, tokenizers and adapters

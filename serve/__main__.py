@@ -8,6 +8,7 @@ say where to listen. A dot reaches into a section: adaptive.max_samples=8. Value
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Final
 import yaml
 from pydantic import ValidationError
 
+from actors.code import py_modules
 from actors.errors import UserError
 
 HOST: Final = "127.0.0.1"
@@ -56,8 +58,16 @@ def run(values: dict[str, Any], host: str, port: int) -> None:
         raise UserError(f"{name}: {first['msg']}" if name else first["msg"].removeprefix("Value error, ")) from None
     application = build(settings)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    if not ray.is_initialized():
-        ray.init(num_cpus=SLOTS, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    address = os.environ.get("RAY_ADDRESS")
+    where: dict[str, Any] = {"num_cpus": SLOTS, "include_dashboard": False}
+    if not address:
+        _check_free(host, port)
+    else:
+        where = {"address": address, "runtime_env": {"py_modules": py_modules()}}
+    try:
+        ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError as error:
+        raise UserError(f"no Ray answers at RAY_ADDRESS={address}: {' '.join(str(error).split())[:200]}") from None
     serve.start(http_options={"host": host, "port": port})
     serve.run(application, name="sluice", route_prefix="/")
     print(f"http://{host}:{port}/  (models: {', '.join(settings.students)}; Ctrl-C ends it)", flush=True)
@@ -86,6 +96,16 @@ def read_arguments(words: list[str]) -> dict[str, Any]:
             value = {part: value}
         _merge(values, value)
     return values
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise UserError if this machine cannot listen there."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise UserError(f"cannot listen at {host}:{port}: {error}; choose another port=") from None
 
 
 def _file(path: str) -> dict[str, Any]:

@@ -9,15 +9,13 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
+from actors.code import py_modules
 from actors.errors import SluiceError, UserError
 from actors.runs.nodes import missing_path
 from jobs.driver import environment
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-PACKAGES: Final = ("algorithms", "actors", "jobs", "serve")  # what workers on other nodes import
 READER_CPUS: Final = 1  # of a task that reads, which Ray Data fuses with its own that cuts the blocks
 CONNECT_SECONDS: Final = 5.0
 OURS: Final = "Progress bars disabled"
@@ -52,8 +50,7 @@ def connect(num_cpus_if_local: int) -> Iterator[Cluster]:
     arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job has its own
-            # The packages alone, wherever they are installed: ROOT may be all of site-packages.
-            arguments["runtime_env"] = {"py_modules": [str(ROOT / name) for name in PACKAGES if (ROOT / name).is_dir()]}
+            arguments["runtime_env"] = {"py_modules": py_modules()}
         if not address.startswith("ray://"):  # Ray Client knows no hooks
             arguments.setdefault("runtime_env", {})["worker_process_setup_hook"] = environment.setup_hook()
         try:

@@ -1,6 +1,7 @@
 """What a graph is built from: settings, students, policies; and how it scales."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,19 @@ def test_words_and_files_become_settings(tmp_path):
         "log_requests": True,
     }
     assert command.read_arguments([str(CONFIG)])["policy"] == "/shared/runs/votes"
+
+
+def test_a_port_that_is_taken_is_one_line(monkeypatch, capsys, byte_model):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setattr("sys.argv", ["serve", f"student={byte_model}", f"port={port}"])
+        with pytest.raises(SystemExit) as left:
+            command.main()
+    assert left.value.code == 2
+    assert f"serve: cannot listen at 127.0.0.1:{port}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

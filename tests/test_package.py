@@ -28,7 +28,7 @@ def test_the_wheel_holds_every_module_and_template_and_no_test(wheel):
     ours = {
         str(path.relative_to(ROOT))
         for folder in PACKAGES
-        for pattern in ("*.py", "*.j2", "*.html", "*.js", "*.css", "*.svg")
+        for pattern in ("*.py", "*.j2", "*.html", "*.js", "*.css", "*.svg", "*.json")
         for path in (ROOT / folder).rglob(pattern)
     }
     assert held == ours

@@ -52,7 +52,9 @@ RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 
 def create_api(service: Service) -> FastAPI:
     """The application on a service."""
-    app = FastAPI(title=TITLE, summary=SUMMARY, docs_url=None, redoc_url=None, responses=RESPONSES)
+    app = FastAPI(
+        title=TITLE, summary=SUMMARY, docs_url=None, redoc_url=None, redirect_slashes=False, responses=RESPONSES
+    )
     errors.add_handlers(app)
     app.add_middleware(Shield, max_body_bytes=service.limits.max_body_bytes)
 

@@ -427,7 +427,8 @@ def test_a_prompt_that_is_too_long(api):
 
 
 @pytest.mark.parametrize(
-    ("path", "status"), [("/v2/nothing", 404), ("/v1/chat/completions", 405), ("/v1/models/x", 404)]
+    ("path", "status"),
+    [("/v2/nothing", 404), ("/v1/chat/completions", 405), ("/v1/chat/completions/", 404), ("/v1/models/x", 404)],
 )
 def test_paths_that_are_not_there(api, path, status):
     reply = api("GET", path)

@@ -11,6 +11,7 @@
     python -m tests.benchmarks.equal_pairs       pairs of different answers that are judged equal, for a person to read
     python -m tests.benchmarks.step_checks       claims that hold and that do not, in right and in wrong solutions
     python -m tests.benchmarks.votes             rankers, votes and stopping rules, cross-validated on real samples
+    python -m tests.benchmarks.rank_encoder      an encoder that reads the text beside the boosted ranker, same problems
     python -m tests.benchmarks.rank_scale        108,144 samples ranked, through a run that is killed once
     python -m tests.benchmarks.whole_steps       steps that are halves of something, and texts that splitting changes
     python -m tests.benchmarks.scopes            which steps each scope removes, where the redundant ones are known

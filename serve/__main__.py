@@ -59,7 +59,7 @@ def run(values: dict[str, Any], host: str, port: int) -> None:
     application = build(settings)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     address = os.environ.get("RAY_ADDRESS")
-    where: dict[str, Any] = {"num_cpus": SLOTS, "include_dashboard": False}
+    where: dict[str, Any] = {"address": "local", "num_cpus": SLOTS, "include_dashboard": False}
     if not address:
         _check_free(host, port)
     else:

@@ -21,6 +21,7 @@ from serve.service import KnownStudent, Service
 from serve.settings import AdaptiveSettings, LimitSettings
 from serve.telemetry import IngressMetrics
 
+HEALTH_SECONDS: Final = 2.0
 WORKING: Final = frozenset({"HEALTHY", "UPDATING", "UPSCALING", "DOWNSCALING"})
 
 
@@ -50,12 +51,15 @@ class AdaptiveIngress:
         limits = plan.limits
         self._plan = plan
         self._reader = AnswerReader(plan.answer_processes)
+        self._students: dict[str, dict[str, Any]] = {}
+        self._looked_at = -HEALTH_SECONDS
+        self._ranker = None if ranker is None else RankerHandle(ranker)
         self._service = Service(
             students={
                 name: KnownStudent(StudentHandle(name, handle), plan.lineages[name], **plan.prompts[name])
                 for name, handle in students.items()
             },
-            ranker=None if ranker is None else RankerHandle(ranker),
+            ranker=self._ranker,
             reader=self._reader,
             policies=plan.policies,
             adaptive=plan.adaptive,
@@ -71,21 +75,28 @@ class AdaptiveIngress:
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """The application. The processes that read answers are warm before the first request."""
         await self._reader.warm_up()
+        if self._ranker is not None:
+            self._learning = asyncio.create_task(self._ranker.learn())
         return create_api(self._service)
 
     async def _health(self) -> dict[str, Any]:
-        """What Ray Serve knows of the students' deployments."""
-        application = serve.get_replica_context().app_name
-        status = await asyncio.to_thread(serve.status)
-        known = status.applications[application].deployments if application in status.applications else {}
-        students = {}
-        for name, deployment in self._plan.deployments.items():
-            state = known.get(deployment)
-            states = {} if state is None else {str(each): count for each, count in state.replica_states.items()}
-            students[name] = {
-                "status": "UNKNOWN" if state is None else str(state.status.value),
-                "replicas": states.get("RUNNING", 0),
+        """What Ray Serve knows of the students' deployments, at most some seconds old: probes are many."""
+        if time.monotonic() - self._looked_at > HEALTH_SECONDS:
+            self._looked_at = time.monotonic()
+            application = serve.get_replica_context().app_name
+            status = await asyncio.to_thread(serve.status)
+            known = status.applications[application].deployments if application in status.applications else {}
+            self._students = {
+                name: _student_health(known.get(deployment)) for name, deployment in self._plan.deployments.items()
             }
-        is_up = any(each["status"] in WORKING for each in students.values())
-        is_whole = all(each["status"] in WORKING for each in students.values())
-        return {"status": "ok" if is_whole else "degraded" if is_up else "down", "students": students}
+        up = [each["replicas"] > 0 or each["status"] == "HEALTHY" for each in self._students.values()]
+        whole = all(each["status"] in WORKING for each in self._students.values())
+        return {"status": "down" if not any(up) else "ok" if whole else "degraded", "students": self._students}
+
+
+def _student_health(deployment: Any) -> dict[str, Any]:
+    """One unhealthy replica makes Ray Serve call the deployment unhealthy: what counts is whether any runs."""
+    if deployment is None:
+        return {"status": "UNKNOWN", "replicas": 0}
+    states = {str(state): count for state, count in deployment.replica_states.items()}
+    return {"status": str(deployment.status.value), "replicas": states.get("RUNNING", 0)}

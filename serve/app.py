@@ -7,6 +7,7 @@ Each deployment scales by itself: students on samples in flight, the ranker on s
 requests.
 """
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,19 +24,20 @@ from actors.models.source import resolve_dtype
 from actors.models.trained import find_adapter, find_model
 from algorithms.prompts import INSTRUCTION
 from serve.adaptive import AdaptiveIngress, IngressPlan
-from serve.api.protection import hashed_keys
+from serve.api.protection import KEYS_VARIABLE, hashed_keys
 from serve.policies import Policies, budget_of, load_policies
 from serve.ranker import BATCH, RankerReplica
 from serve.settings import AdaptiveSettings, Replicas, Settings, StudentSettings
 from serve.student import StudentReplica, describe_engine
+
+logger = logging.getLogger(__name__)
 
 ROUTER: Final[Any] = "serve.routing.PromptRouter"
 POLICY: Final = "serve.scaling:SamplesInFlight"
 QUEUED_PER_PLACE: Final = 2  # samples that a replica holds for each one it decodes: the engine never waits for a call
 FALLBACK_REPLICAS: Final = 8  # asked in turn if the one that holds the prompt is full
 RANKER_QUEUE: Final = 4096
-LONGEST_SECONDS: Final = 30.0  # that a replica may take to finish its requests when it is taken down
-HEALTH_SECONDS: Final = 5.0  # between two questions whether a replica's engine lives
+GRACE_SECONDS: Final = 10.0  # beyond the longest request, for a replica that is taken down
 METRICS_SECONDS: Final = 10.0  # over which load is averaged
 
 
@@ -70,11 +72,15 @@ def assemble(settings: Settings, prepared: Mapping[str, PreparedStudent]) -> App
         policies=policies,
         adaptive=_within_budget(settings.adaptive, policies),
         limits=settings.limits,
-        key_digests=hashed_keys(),
+        key_digests=_keys(settings),
         answer_processes=settings.answer_processes,
         log_requests=settings.log_requests,
     )
-    students = {name: _student(name, each.make_engine, settings.students[name]) for name, each in prepared.items()}
+    longest_seconds = settings.limits.max_deadline_seconds + GRACE_SECONDS
+    students = {
+        name: _student(name, each.make_engine, settings.students[name], longest_seconds)
+        for name, each in prepared.items()
+    }
     ranker = None if settings.ranker is None else _ranker(settings.ranker, settings.ranker_replicas)
     ingress = settings.ingress
     adaptive = _deployment(
@@ -83,7 +89,7 @@ def assemble(settings: Settings, prepared: Mapping[str, PreparedStudent]) -> App
         max_ongoing_requests=2 * settings.limits.max_concurrent,  # the ingress answers 429 itself, in OpenAI's shape
         autoscaling_config=_autoscaling(ingress, ingress.utilization * settings.limits.max_concurrent),
         ray_actor_options={"num_cpus": ingress.num_cpus},
-        graceful_shutdown_timeout_s=LONGEST_SECONDS,
+        graceful_shutdown_timeout_s=longest_seconds,
     )
     application: Application = adaptive.bind(plan, students, ranker)
     return application
@@ -118,6 +124,7 @@ def prepare(name: str, settings: StudentSettings) -> PreparedStudent:
             api_key=os.environ.get("OPENAI_API_KEY", "none"),
             concurrency=settings.max_batch,
             patience_seconds=settings.patience_seconds,
+            judges_refusals=False,
         ),
     )
     instruction = settings.instruction
@@ -132,7 +139,9 @@ def deployment_name(student: str) -> str:
     return f"Student-{student}"
 
 
-def _student(name: str, make_engine: Callable[[], Engine], settings: StudentSettings) -> Application:
+def _student(
+    name: str, make_engine: Callable[[], Engine], settings: StudentSettings, longest_seconds: float
+) -> Application:
     replicas, capacity = settings.replicas, settings.max_batch
     policy = AutoscalingPolicy(
         policy_function=POLICY, policy_kwargs={"capacity": capacity, "utilization": replicas.utilization}
@@ -147,12 +156,8 @@ def _student(name: str, make_engine: Callable[[], Engine], settings: StudentSett
             request_router_class=ROUTER, request_router_kwargs={"num_fallback_replicas": FALLBACK_REPLICAS}
         ),
         ray_actor_options={"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
-        health_check_period_s=HEALTH_SECONDS,
-        graceful_shutdown_timeout_s=LONGEST_SECONDS,
+        graceful_shutdown_timeout_s=longest_seconds,
     )
-    if replicas.num_gpus > 1:  # tensor parallelism: vLLM's ranks run in the GPUs of the replica's placement group
-        bundle = {"CPU": replicas.num_cpus, "GPU": replicas.num_gpus}
-        student = student.options(placement_group_bundles=[bundle], placement_group_strategy="STRICT_PACK")
     application: Application = student.bind(name, make_engine, capacity)
     return application
 
@@ -166,8 +171,18 @@ def _ranker(uri: str, replicas: Replicas) -> Application:
         autoscaling_config=_autoscaling(replicas, replicas.utilization * BATCH),
         ray_actor_options={"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
     )
-    application: Application = ranker.bind(uri, "cuda" if replicas.num_gpus else "cpu")
+    application: Application = ranker.bind(uri, "cuda" if replicas.num_gpus else "cpu", max(int(replicas.num_cpus), 1))
     return application
+
+
+def _keys(settings: Settings) -> tuple[bytes, ...]:
+    """The digests of the API keys. Raises UserError if there must be some and are none."""
+    digests = hashed_keys()
+    if not digests and settings.require_keys:
+        raise UserError(f"require_keys: set {KEYS_VARIABLE} where the graph is built; on a cluster, before `ray start`")
+    if not digests:
+        logger.warning("anyone who reaches the endpoint may ask: %s is not set", KEYS_VARIABLE)
+    return digests
 
 
 def _policies(settings: Settings) -> Policies:
@@ -200,6 +215,5 @@ def _autoscaling(replicas: Replicas, target: float, policy: AutoscalingPolicy | 
         upscale_delay_s=replicas.upscale_delay_seconds,
         downscale_delay_s=replicas.downscale_delay_seconds,
         look_back_period_s=METRICS_SECONDS,
-        metrics_interval_s=METRICS_SECONDS / 5,
         **more,
     )

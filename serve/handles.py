@@ -11,14 +11,16 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 
 from actors.engines.protocol import Piece, SampleRequest
+from algorithms.answers.kinds import MATHEMATICAL
 from algorithms.ranking.solutions import Solution
 from serve.protocol import Busy, SampleFailed, Score, ServeError, Unavailable
 from serve.student import Failure
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS: Final = 5  # of a sample whose replica dies
+ATTEMPTS: Final = 3  # of a sample whose replica dies: a prompt that kills engines must not kill them all
 WAIT_SECONDS: Final = 0.5  # before the next one; the router learns of a death within that time
+LEARN_SECONDS: Final = 5.0
 RANKER_SECONDS: Final = 10.0  # a vote does not wait longer for a score
 LOST: Final = (  # a replica died, or Ray Serve takes it down
     RayActorError,
@@ -66,6 +68,7 @@ class StudentHandle:
             async for reply in replies:
                 if isinstance(reply, Failure):
                     raise reply.error()
+                is_over = reply.sample is not None
                 yield reply
             is_over = True
         except BackPressureError:
@@ -91,9 +94,16 @@ class RankerHandle:
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._score = handle.options(method_name="score")
         self._describe = handle.options(method_name="describe")
+        self.facts: dict[str, Any] = {}
 
     async def score(self, solution: Solution, kind: str) -> Score:
         """The score of a solution, or why there is none."""
+        score = await self._asked(solution, kind)
+        if kind in MATHEMATICAL:  # other kinds say what the ranker is not for
+            self.facts["problem"] = score.problem
+        return score
+
+    async def _asked(self, solution: Solution, kind: str) -> Score:
         for attempt in range(2):
             try:
                 score: Score = await asyncio.wait_for(_result(self._score.remote(solution, kind)), RANKER_SECONDS)
@@ -109,13 +119,15 @@ class RankerHandle:
                 return Score(None, f"the ranker raised {type(error.cause).__name__}")
         return Score(None, "the ranker's replicas are lost")
 
-    async def describe(self) -> dict[str, Any]:
-        """What the ranker is, or its problem."""
-        try:
-            facts: dict[str, Any] = await asyncio.wait_for(_result(self._describe.remote()), RANKER_SECONDS)
-            return facts
-        except (TimeoutError, BackPressureError, RayTaskError, *LOST) as error:
-            return {"problem": f"the ranker does not answer: {type(error).__name__}"}
+    async def learn(self) -> None:
+        """Ask a replica once what the ranker is, however long it takes to start."""
+        while True:
+            try:
+                self.facts = {**await _result(self._describe.remote()), **self.facts}
+                return
+            except (BackPressureError, RayTaskError, *LOST) as error:
+                logger.warning("the ranker does not tell what it is: %s", type(error).__name__)
+                await asyncio.sleep(LEARN_SECONDS)
 
 
 async def _result(response: Any) -> Any:

@@ -62,6 +62,7 @@ class Ranker(Protocol):
         """The score of a solution to a question whose answer is of a kind of `algorithms.answers.kinds`."""
         ...
 
-    async def describe(self) -> dict[str, Any]:
-        """What it is: `kind`, `answers` and lineage, or the `problem` why it cannot score."""
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is known of it: `kind`, `answers` and lineage, and the `problem` why it cannot score, None if it can."""
         ...

@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 
 BATCH: Final = 64
 WAIT_SECONDS: Final = 0.002
-LINEAGE: Final = ("groups", "trunk", "window", "features")
+LINEAGE: Final = ("groups", "num_trees", "trunk", "window", "measured")
+UNLOADABLE: Final = "the ranker cannot be loaded: the log of its replica says why"
 
 
 class RankerReplica:
@@ -41,12 +42,13 @@ class RankerReplica:
         self._thread = ThreadPoolExecutor(1)  # a model scores one batch at a time
         try:
             folder = open_ranker("ranker", uri)
-            self._facts = {"kind": folder.kind, "answers": folder.settings.get("answers", "mathematics")}
+            told = {name: value for name, value in folder.settings.items() if name in LINEAGE}
+            self._facts = {"kind": folder.kind, "answers": folder.settings.get("answers", "mathematics"), **told}
             self._ranker = folder.load(device, num_threads)
         except Exception as error:  # noqa: BLE001  without a ranker the graph still answers
-            self._problem = " ".join(str(error).split())[:300]
+            self._problem = UNLOADABLE  # clients read it, and the reason names this machine's folders
             log = logger.error if isinstance(error, UserError) else logger.exception
-            log("the ranker cannot be loaded: %s", self._problem)
+            log("the ranker cannot be loaded: %s", " ".join(str(error).split()))
 
     def describe(self) -> dict[str, Any]:
         """What the ranker is, and its problem, None if it scores."""
@@ -73,7 +75,7 @@ class RankerReplica:
             return [Score(value) for value in self._ranker.score(solutions)]
         except Exception as error:  # noqa: BLE001  whatever one of the texts makes the ranker raise
             if len(solutions) == 1:
-                return [Score(None, f"the ranker raised {type(error).__name__}: {error}"[:300])]
+                return [Score(None, f"the ranker raised {type(error).__name__}")]
             return [score for solution in solutions for score in self.score_together([solution])]
 
     @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=WAIT_SECONDS)

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import random
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -91,17 +92,13 @@ class Service:
             )
             for index in range(request.n)
         ]
-        try:
-            async with asyncio.timeout(self.limits.max_deadline_seconds):
-                async with aclosing(_together(known.student, requests, key)) as pieces:
-                    samples: dict[int, Sample] = {}
-                    async for index, piece in pieces:
-                        if piece.text:
-                            yield index, piece.text
-                        if piece.sample is not None:
-                            samples[index] = piece.sample
-        except TimeoutError:
-            raise DeadlineExceeded(f"not finished within {self.limits.max_deadline_seconds:g} s") from None
+        samples: dict[int, Sample] = {}
+        async with aclosing(_together(known.student, requests, key, self.limits.max_deadline_seconds)) as pieces:
+            async for index, piece in pieces:
+                if piece.text:
+                    yield index, piece.text
+                if piece.sample is not None:
+                    samples[index] = piece.sample
         ordered = [samples[index] for index in range(request.n)]
         yield Answered(samples=ordered, num_tokens=sum(sample.num_tokens for sample in ordered))
 
@@ -178,8 +175,15 @@ class Service:
         return prompt
 
 
-async def _together(student: Student, requests: list[SampleRequest], key: str) -> AsyncGenerator[tuple[int, Piece]]:
-    """The pieces of several samples as they come, with the number of the sample. The first error cancels the rest."""
+async def _together(
+    student: Student, requests: list[SampleRequest], key: str, seconds: float
+) -> AsyncGenerator[tuple[int, Piece]]:
+    """The pieces of several samples as they come, with the number of the sample. The first error cancels the rest.
+
+    Raises DeadlineExceeded after so many seconds. (`asyncio.timeout` belongs to one task, but a stream is begun in one
+    and continued in another.)
+    """
+    deadline = time.monotonic() + seconds
     queue: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue(maxsize=QUEUED)
 
     async def draw(index: int, request: SampleRequest) -> None:
@@ -196,7 +200,10 @@ async def _together(student: Student, requests: list[SampleRequest], key: str) -
     try:
         num_left = len(tasks)
         while num_left:
-            item = await queue.get()
+            try:
+                item = await asyncio.wait_for(queue.get(), max(deadline - time.monotonic(), 0))
+            except TimeoutError:
+                raise DeadlineExceeded(f"not finished within {seconds:g} s") from None
             if item is None:
                 num_left -= 1
             elif isinstance(item, Exception):

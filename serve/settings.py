@@ -12,6 +12,15 @@ from actors.engines.build import ENGINES
 
 DEFAULT_NAME: Final = "sluice"
 MOST_SAMPLES: Final = 256
+READ_BY: Final[dict[str, tuple[str, ...]]] = {  # the engines that read a setting, of those that not all do
+    "url": ("openai",),
+    "patience_seconds": ("openai",),
+    "adapter": ("transformers", "vllm"),
+    "dtype": ("transformers", "vllm"),
+    "threads": ("transformers",),
+    "max_model_len": ("vllm",),
+    "engine_kwargs": ("vllm",),
+}
 
 
 class _Settings(BaseModel):
@@ -40,6 +49,12 @@ class Replicas(_Settings):
         return self
 
 
+class SeveralReplicas(Replicas):
+    """The same, for deployments without a model of their own."""
+
+    max_replicas: int = Field(default=4, ge=1)
+
+
 class StudentSettings(_Settings):
     """One student: a model behind one engine, with as many replicas as its load needs."""
 
@@ -64,7 +79,7 @@ class StudentSettings(_Settings):
     threads: int | None = Field(default=None, ge=1)
     """Threads of a replica on a CPU. Default: torch's choice."""
     max_queued: int = Field(default=256, ge=1)
-    """Samples that may wait for a place. More are answered with status 429."""
+    """Samples of each ingress replica that may wait for a place. More are answered with status 429."""
     patience_seconds: float = Field(default=10.0, gt=0)
     """How long an endpoint may fail before a request gets status 503."""
     replicas: Replicas = Replicas()
@@ -73,12 +88,11 @@ class StudentSettings(_Settings):
     def _check(self) -> "StudentSettings":
         if self.engine not in ENGINES:
             raise ValueError(f"engine={self.engine} is none of {', '.join(ENGINES)}")
-        reads = ENGINES[self.engine].flags
-        for name in ("url", "adapter", "max_model_len"):
-            if getattr(self, name) is not None and name not in reads:
+        for name in self.model_fields_set & READ_BY.keys():
+            if self.engine not in READ_BY[name]:
                 raise ValueError(f"{name} does nothing with engine={self.engine}")
-        if self.engine_kwargs and "engine_kwargs" not in reads:
-            raise ValueError(f"engine_kwargs do nothing with engine={self.engine}")
+        if self.engine == "transformers" and self.replicas.num_gpus > 1:
+            raise ValueError("engine=transformers computes on one GPU: raise replicas.max_replicas, or use engine=vllm")
         if self.engine == "openai" and self.url is None:
             raise ValueError("engine=openai needs url=, such as https://api.example.com/v1")
         return self
@@ -138,16 +152,18 @@ class Settings(_Settings):
     """Several students by the name that requests give. Instead of `student`."""
     ranker: str | None = None
     """A run of jobs.train --method ranker or ranker-encoder. Without one, samples count alike."""
-    ranker_replicas: Replicas = Replicas(max_replicas=4)
+    ranker_replicas: SeveralReplicas = SeveralReplicas()
     policy: str | None = None
-    """A run of jobs.evaluate, whose vote and stopping rule then decide. Its ranker must be `ranker`."""
+    """A run of jobs.evaluate on scores of this ranker: its vote and stopping rule then decide."""
     rule: str = "gain"
     """Which rule of that run."""
     adaptive: AdaptiveSettings = AdaptiveSettings()
     limits: LimitSettings = LimitSettings()
-    ingress: Replicas = Replicas(max_replicas=4)
+    ingress: SeveralReplicas = SeveralReplicas()
     answer_processes: int = Field(default=1, ge=1)
     """Processes of an ingress replica that read and compare answers."""
+    require_keys: bool = False
+    """Build nothing without SLUICE_API_KEYS."""
     log_requests: bool = False
     """Log questions and answers. Otherwise only sizes, times and decisions are logged."""
 

@@ -7,7 +7,7 @@ student, so that what is still running when the vote is decided can be cancelled
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
@@ -154,6 +154,8 @@ class _Run:
         self._vote = OnlineVote(policy, question.limits, question.fallback)
         self._states: list[SampleState] = []
         self._tasks: dict[asyncio.Task[_Finished], int] = {}
+        self._leaving: list[asyncio.Task[_Finished]] = []  # cancelled, after their samples were counted
+        self._drawn: dict[int, _Finished] = {}  # perhaps not read or ranked yet
         self._finished: dict[int, _Finished] = {}  # not counted yet
         self._counted: dict[int, _Finished] = {}
         self._next = 0  # the index that counts next
@@ -177,10 +179,10 @@ class _Run:
             )
             for task in done:
                 self._finish(self._tasks.pop(task), task.result())
-            await self._count()
+            await self._count(deadline)
             if self._vote.stop_reason is None and time.monotonic() >= deadline:
                 self._vote.close(StopReason.DEADLINE)
-                await self._count_late()
+                self._count_late()
             yield self.progress()
             if self._vote.stop_reason is not None:
                 return
@@ -196,8 +198,8 @@ class _Run:
             state.state = "cancelled"
             self._num_tokens_cancelled += state.num_tokens
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if ending := [*self._tasks, *self._leaving]:
+            await asyncio.wait(ending)
         for index in self._finished:  # drawn in vain
             sample = self._finished[index].sample
             self._num_tokens_cancelled += sample.num_tokens if sample is not None else 0
@@ -239,13 +241,16 @@ class _Run:
             sample = await self._sample(index, request)
         except ServeError as error:
             return _Finished(error=error)
-        answer = await self._reader.read(question.kind, question.kind_argument, sample.text)
-        score = Score(None)
+        finished = self._drawn[index] = _Finished(sample)
+        finished.answer = await self._reader.read(question.kind, question.kind_argument, sample.text)
         if self._ranker is not None:
+            finished.score = Score(None, "the deadline came before the score")
             started = time.monotonic()
-            score = await self._ranker.score(Solution(question.text, sample.text, answer), question.kind)
+            finished.score = await self._ranker.score(
+                Solution(question.text, sample.text, finished.answer), question.kind
+            )
             self._metrics.ranked(time.monotonic() - started)
-        return _Finished(sample, answer, score)
+        return finished
 
     async def _sample(self, index: int, request: SampleRequest) -> Sample:
         """One sample. While the student is full it waits for a place, unless all samples of the vote do."""
@@ -261,7 +266,8 @@ class _Run:
             except Busy:
                 self._num_waiting += 1
                 try:
-                    if self._vote.num_counted == 0 and self._num_waiting >= len(self._tasks):
+                    # One sample alone says so: the next to be counted. The others may still get their places.
+                    if index == self._next and not self._counted and self._num_waiting >= len(self._tasks):
                         raise
                     await asyncio.sleep(BUSY_SECONDS * random.uniform(0.7, 1.3))
                 finally:
@@ -273,7 +279,17 @@ class _Run:
         state.answer, state.score = finished.answer, finished.score.value
         self._finished[index] = finished
 
-    async def _count(self) -> None:
+    async def _equal_to(self, answer: str | None, deadline: float) -> Sequence[str]:
+        """The earlier answers that an answer equals; at the deadline, only the same text."""
+        if answer is None:
+            return ()
+        comparing = self._reader.equal_to(self._question.kind, answer, self._vote.answers)
+        try:
+            return await asyncio.wait_for(comparing, max(deadline - time.monotonic(), 0))
+        except TimeoutError:
+            return [answer] if answer in self._vote.answers else []
+
+    async def _count(self, deadline: float) -> None:
         """Count finished samples, in the order of their indices."""
         while self._next in self._finished and self._vote.stop_reason is None:
             index, self._next = self._next, self._next + 1
@@ -281,13 +297,22 @@ class _Run:
             if finished.error is not None:
                 self._fail(index, finished.error)
                 continue
-            self._vote.count(await self._drawn(index))
+            self._vote.count(self._taken(index, await self._equal_to(finished.answer, deadline)))
 
-    async def _count_late(self) -> None:
-        """At the deadline, count what is finished, although earlier samples are not."""
+    def _count_late(self) -> None:
+        """At the deadline, count what is drawn: unread, unranked, before others. Only equal texts are equal now."""
+        for task, index in list(self._tasks.items()):
+            if index in self._drawn:
+                task.cancel()
+                self._leaving.append(task)
+                del self._tasks[task]
+                self._finish(index, self._drawn[index])
         for index in sorted(self._finished):
             if self._finished[index].sample is not None:
-                self._vote.count(await self._drawn(index))
+                answer = self._finished[index].answer
+                self._vote.count(
+                    self._taken(index, [answer] if answer is not None and answer in self._vote.answers else [])
+                )
 
     def _fail(self, index: int, error: ServeError) -> None:
         del self._finished[index]
@@ -296,14 +321,11 @@ class _Run:
         if not isinstance(error, SampleFailed) and self._vote.num_counted == 0:
             raise error  # the others will not fare better
 
-    async def _drawn(self, index: int) -> Drawn:
-        """A finished sample as the vote takes it; its answer is compared with those before."""
+    def _taken(self, index: int, equal_to: Sequence[str]) -> Drawn:
+        """A finished sample as the vote takes it."""
         finished = self._finished.pop(index)
-        assert finished.sample is not None
+        sample = finished.sample
+        assert sample is not None
         self._counted[index] = finished
         self._states[index].state = "counted"
-        equal_to: list[str] = []
-        if finished.answer is not None:
-            equal_to = await self._reader.equal_to(self._question.kind, finished.answer, self._vote.answers)
-        sample = finished.sample
         return Drawn(index, sample.num_tokens, finished.answer, equal_to, finished.score.value, sample.mean_logprob)

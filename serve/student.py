@@ -1,7 +1,9 @@
 """A replica of a student: one engine, which draws single samples for the ingress."""
 
 import asyncio
+import functools
 import logging
+import os
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -44,12 +46,14 @@ class Failure:
 class StudentReplica:
     """Holds an engine. `make_engine` loads it here; `capacity` is the number of samples that it decodes at once."""
 
-    def __init__(self, name: str, make_engine: Callable[[], Engine], capacity: int) -> None:
+    def __init__(
+        self, name: str, make_engine: Callable[[], Engine], capacity: int, end_process: Callable[[], None] | None = None
+    ) -> None:
         join_serve_logs()
         self._engine = make_engine()
         self._capacity = capacity
         self._metrics = StudentMetrics(name)
-        self._death: str | None = None
+        self._end_process = end_process or functools.partial(os._exit, 1)
         self._num_in_flight = 0
 
     async def draw(self, request: SampleRequest, with_text: bool) -> AsyncGenerator[Piece | Failure]:
@@ -86,28 +90,26 @@ class StudentReplica:
         """What `serve.scaling` reads: how many samples this replica decodes at once."""
         return {"capacity": float(self._capacity)}
 
-    def check_health(self) -> None:
-        """Raise once the engine is dead, so that Ray Serve replaces this replica."""
-        if self._death is not None:
-            raise RuntimeError(self._death)
-
     def _enter(self, change: int) -> None:
         self._num_in_flight += change
         self._metrics.in_flight(self._num_in_flight)
 
     def _failure(self, error: Exception) -> Failure:
+        """What the ingress is told. A client may read it: an endpoint's address and words stay in the log."""
         message = " ".join(str(error).split())[:300]
-        if isinstance(error, RowError):
-            return Failure("refused" if error.reason in PROMPT_FAULTS else "failed", message)
+        if isinstance(error, RowError) and error.reason in PROMPT_FAULTS:
+            return Failure("refused", message)
         if isinstance(error, EngineDied):
-            self._death = message
-            return Failure("unavailable", message)
+            logger.error("the engine is dead, and this replica ends: %s", message)
+            self._end_process()  # the handle learns of it at once, and draws the sample elsewhere
+            return Failure("unavailable", "the student's engine is dead")
         if isinstance(error, UserError):  # an endpoint that does not answer, or refuses access
-            return Failure("unavailable", message)
-        if type(error).__name__ == "TemplateError" or isinstance(error, ValueError):
+            logger.error("the engine cannot answer: %s", message)
+            return Failure("unavailable", "the student does not answer")
+        if isinstance(error, ValueError) or type(error).__name__ == "TemplateError":
             return Failure("refused", f"the student's chat template takes no such conversation: {message}")
-        logger.exception("drawing a sample raised")
-        return Failure("failed", f"{type(error).__name__}: {message}")
+        logger.error("drawing a sample raised %s", error if isinstance(error, RowError) else type(error).__name__)
+        return Failure("failed", "the student failed on this sample")
 
 
 def describe_engine(engine: str, identity: dict[str, Any]) -> dict[str, Any]:

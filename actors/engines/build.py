@@ -41,6 +41,7 @@ class EngineOptions:
     api_key: str = field(default="none", repr=False)
     concurrency: int = 32
     patience_seconds: float = 4 * 3600
+    judges_refusals: bool = True
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ class OpenAIFactory:
     api_key: str = field(repr=False)
     concurrency: int
     patience_seconds: float
+    judges_refusals: bool
 
     def __call__(self) -> Engine:
         """Open the client."""
@@ -126,6 +128,7 @@ class OpenAIFactory:
             api_key=self.api_key,
             concurrency=self.concurrency,
             patience_seconds=self.patience_seconds,
+            judges_refusals=self.judges_refusals,
         )
 
 
@@ -161,6 +164,7 @@ def _prepare_vllm(options: EngineOptions) -> PreparedEngine:
         arguments["max_num_seqs"] = options.max_batch
     if options.num_gpus > 1:
         arguments["tensor_parallel_size"] = options.num_gpus
+        arguments["distributed_executor_backend"] = "mp"  # in the GPUs of this process, wherever Ray placed it
     if not on_gpu:
         arguments["enforce_eager"] = True  # compiling takes longer than most runs on a CPU
         arguments["gpu_memory_utilization"] = 0.35  # of the node's memory, which other processes use too
@@ -174,7 +178,14 @@ def _prepare_vllm(options: EngineOptions) -> PreparedEngine:
 def _prepare_openai(options: EngineOptions) -> PreparedEngine:
     if options.url is None:
         raise UserError("--engine openai needs --url")
-    factory = OpenAIFactory(options.url, options.model, options.api_key, options.concurrency, options.patience_seconds)
+    factory = OpenAIFactory(
+        options.url,
+        options.model,
+        options.api_key,
+        options.concurrency,
+        options.patience_seconds,
+        options.judges_refusals,
+    )
     return PreparedEngine(factory, {"model": options.model, "url": options.url})
 
 

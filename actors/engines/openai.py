@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 FIRST_WAIT_SECONDS: Final = 1.0
 LONGEST_WAIT_SECONDS: Final = 60.0
 REQUEST_SECONDS: Final = 600.0
+CONNECT_SECONDS: Final = 10.0
 ATTEMPTS_OF_ONE: Final = 12  # for a request that fails while others succeed
 REFUSALS: Final = 3  # different prompts refused before any reply: then the prompts are not at fault
 VERDICT_SECONDS: Final = 30.0
@@ -62,7 +63,9 @@ class OpenAIEngine:
     """Draws samples from `model` at `url`, with at most `concurrency` requests at once.
 
     A local endpoint needs no `api_key`. `patience_seconds` bounds how long the endpoint may fail to answer any request.
-    The same seed gives the same sample only if the endpoint honours seeds.
+    `judges_refusals`: if the endpoint refuses the first prompts, all of them, the fault is not theirs, and the run
+    ends. A server, whose clients may err, leaves that out. The same seed gives the same sample only if the endpoint
+    honours seeds.
     """
 
     def __init__(
@@ -73,19 +76,22 @@ class OpenAIEngine:
         api_key: str = "none",
         concurrency: int = 32,
         patience_seconds: float = 4 * 3600,
+        judges_refusals: bool = True,
     ) -> None:
         self.concurrency = concurrency
         self.forward_seconds = 0.0
         self._url = url
         self._model = model
         self._patience_seconds = patience_seconds
-        self._client: Any = openai.AsyncOpenAI(base_url=url, api_key=api_key, max_retries=0, timeout=REQUEST_SECONDS)
+        timeout = httpx.Timeout(REQUEST_SECONDS, connect=min(CONNECT_SECONDS, patience_seconds))
+        self._client: Any = openai.AsyncOpenAI(base_url=url, api_key=api_key, max_retries=0, timeout=timeout)
         self._places = asyncio.Semaphore(concurrency)
         self._last_answer = time.monotonic()
         self._failing_since: float | None = None  # no request has succeeded since
         self._asks_logprobs = True
         self._has_answered = False
-        self._refused: set[Prompt] = set()
+        self._judges_refusals = judges_refusals
+        self._refused: set[int] = set()  # hashes of prompts, until a prompt is answered
 
     async def sample(self, request: SampleRequest) -> Sample:
         """Draw one sample, with as many attempts as it takes. Raises RowError if the endpoint refuses the prompt."""
@@ -135,12 +141,15 @@ class OpenAIEngine:
             else:
                 self._last_answer, self._has_answered = time.monotonic(), True
                 self._failing_since = None
+                self._refused.clear()
                 return reply
         raise AssertionError
 
     async def _refuse(self, prompt: Prompt, error: openai.APIError) -> None:
         """A refused request is the row's fault, unless the endpoint has refused every request so far."""
-        self._refused.add(prompt)
+        if self._has_answered or not self._judges_refusals:
+            raise RowError("refused", _line(error))
+        self._refused.add(hash(prompt))
         waited = 0.0
         while not self._has_answered and len(self._refused) < REFUSALS and waited < VERDICT_SECONDS:
             await asyncio.sleep(VERDICT_SECONDS / 100)

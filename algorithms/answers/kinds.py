@@ -23,7 +23,7 @@ from algorithms.prompts import INSTRUCTION
 
 LETTER: Final = re.compile(r"(?:\\(?:text|mathrm|textbf|mathbf)\w*\s*\{\s*)?\(?\s*([A-Z])\s*\)?(?=$|[\s.:,;)}])")
 OPTION: Final = re.compile(r"\(([A-Z])\)|\b(?:option|choice)\s+\(?([A-Z])\b", re.IGNORECASE)
-ANSWER: Final = re.compile(r"\banswer\s*(?:\*\*)?\s*(?:is|:)\s*(?:\*\*)?", re.IGNORECASE)
+ANSWER: Final = re.compile(r"\banswer[\s*]{0,8}(?:is\b|:)[\s*]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

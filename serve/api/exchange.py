@@ -75,6 +75,9 @@ class Exchange:
             except ApiError as error:
                 self._status = error.status
                 raise
+            except Exception:
+                self._status = 500
+                raise
             return EventStream(self._lines(first, events), held.pop_all())
 
     async def _whole(self, event: Any, events: Events) -> Response:
@@ -85,7 +88,6 @@ class Exchange:
 
     async def _lines(self, event: Any, events: Events) -> AsyncGenerator[str]:
         """The events of the stream. An error now is an event too: the status was sent already."""
-        self._status = 200
         opened: set[int] = set()
         try:
             while not isinstance(event, Answered):
@@ -98,10 +100,15 @@ class Exchange:
             self._answered = event
             for line in self._last_lines(event, opened):
                 yield line
+            self._status = 200
         except ServeError as error:
             told = errors.from_serving(error)
             self._status = told.status
             yield replies.error_event(told.body)
+        except Exception:
+            self._status = 500
+            logger.exception("a stream raised")
+            yield replies.error_event(ApiError(500, "internal error in the middle of the answer").body)
 
     def _opening(self, index: int, opened: set[int]) -> str:
         """The first chunk of a choice, once."""

@@ -4,6 +4,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -332,7 +333,7 @@ def _text_logprobs(sample: Sample) -> TextLogprobs | None:
     if sample.tokens is None:
         return None
     texts = [text for text, _ in sample.tokens]
-    offsets = [sum(map(len, texts[:index])) for index in range(len(texts))]
+    offsets = list(accumulate(map(len, texts[:-1]), initial=0)) if texts else []
     return TextLogprobs(tokens=texts, token_logprobs=[value for _, value in sample.tokens], text_offset=offsets)
 
 

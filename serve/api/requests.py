@@ -38,6 +38,7 @@ IGNORED: Final = frozenset(
         "parallel_tool_calls", "verbosity",
     }
 )  # fmt: skip
+OF_ANSWERS: Final = frozenset({"refusal", "tool_calls", "function_call", "audio", "annotations"})
 ROLES: Final = {"developer": "system"}  # OpenAI's newer name
 
 
@@ -116,6 +117,14 @@ class ChatMessage(_Model):
     content: Text | list[TextPart]
     name: str | None = None
     """Accepted, and without effect."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_is_empty(cls, data: Any) -> Any:
+        """A client may send an answer back as it came, with the fields that were null in it."""
+        if not isinstance(data, dict):
+            return data
+        return {name: value for name, value in data.items() if name not in OF_ANSWERS or value not in (None, [])}
 
     def as_message(self) -> Message:
         """Role and text, as chat templates take them."""

@@ -76,20 +76,19 @@ def create_api(service: Service) -> FastAPI:
     @app.get("/v1/models", tags=["OpenAI"])
     async def models(caller: Caller) -> JSONResponse:
         """The students, with the lineage of each and of the ranker."""
-        ranker = await _ranker(service)
-        return JSONResponse({"object": "list", "data": [_model(service, name, ranker) for name in service.students]})
+        return JSONResponse({"object": "list", "data": [_model(service, name) for name in service.students]})
 
     @app.get("/v1/models/{name:path}", tags=["OpenAI"])
     async def model(name: str, caller: Caller) -> JSONResponse:
         """One student."""
         service.student(name)
-        return JSONResponse(_model(service, name, await _ranker(service)))
+        return JSONResponse(_model(service, name))
 
     @app.get("/healthz", tags=["Operation"])
     async def health() -> JSONResponse:
-        """Whether students answer, and whether the ranker does: status 503 if no student can."""
+        """Whether replicas of the students run, and whether the ranker scores: status 503 if no student can answer."""
         facts = await service.health()
-        ranker = await _ranker(service)
+        ranker = None if service.ranker is None else service.ranker.facts
         if facts["status"] == "ok" and ranker is not None and ranker.get("problem"):
             facts["status"] = "degraded"
         facts |= {"ranker": ranker, "requests_in_flight": service.admission.num_in_flight}
@@ -104,10 +103,7 @@ def create_api(service: Service) -> FastAPI:
     return app
 
 
-async def _ranker(service: Service) -> dict[str, Any] | None:
-    return None if service.ranker is None else await service.ranker.describe()
-
-
-def _model(service: Service, name: str, ranker: dict[str, Any] | None) -> dict[str, Any]:
+def _model(service: Service, name: str) -> dict[str, Any]:
+    ranker = None if service.ranker is None else service.ranker.facts
     lineage = {"student": dict(service.students[name].lineage), "ranker": ranker}
     return {"id": name, "object": "model", "created": service.started_at, "owned_by": "sluice", "sluice": lineage}

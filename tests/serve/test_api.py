@@ -12,7 +12,7 @@ import pytest
 from actors.engines.openai import OpenAIEngine
 from serve.api.routes import create_api
 from serve.reading import AnswerReader
-from tests.fixtures.serving import ScriptedEngine, TableRanker, events, make_service
+from tests.fixtures.serving import CrowdedStudent, ScriptedEngine, TableRanker, events, make_service, with_student
 
 CHAT = "/v1/chat/completions"
 SCRIPT = {
@@ -150,9 +150,50 @@ def test_failed_samples_cost_the_vote_nothing_but_themselves(api):
 
 def test_at_the_deadline_the_leader_is_returned(api):
     engine = ScriptedEngine({"uneven": ["word " * 1000, "\\boxed{1}"]}, seconds=0.01)
-    body = ask("uneven", adaptive={"deadline_seconds": 0.4, "parallel": 2})
+    body = ask("uneven", adaptive={"deadline_seconds": 2.0, "parallel": 2})
     report = api("POST", CHAT, body=body, engine=engine).json()["adaptive"]
     assert (report["answer"], report["stop_reason"], report["samples"]["used"]) == ("1", "deadline", 1)
+
+
+def test_at_the_deadline_a_drawn_sample_counts_without_its_score(api):
+    """A slow ranker costs scores, never an answer."""
+    ranker = TableRanker({}, seconds=30)
+    body = ask("agree", adaptive={"deadline_seconds": 1.0})
+    report = api("POST", CHAT, body=body, ranker=ranker).json()["adaptive"]
+    assert (report["answer"], report["vote"], report["stop_reason"]) == ("4", "sc", "deadline")
+    assert report["samples"] == {"used": 4, "cancelled": 0, "failed": 0}
+    assert report["ranker"] == "the deadline came before the score"
+
+
+def test_the_deadline_of_plain_generation_is_told_in_the_stream(api):
+    engine = ScriptedEngine({"uneven": ["word " * 1000]}, seconds=0.02)
+    limits, adaptive = {"max_deadline_seconds": 0.5}, {"deadline_seconds": 0.5}
+    body = ask("uneven", adaptive=False, max_tokens=900)
+    whole = api("POST", CHAT, body=body, engine=engine, limits=limits, adaptive=adaptive)
+    assert (whole.status_code, error_of(whole)["code"]) == (504, "deadline_exceeded")
+    chunks, _ = events(
+        api("POST", CHAT, body=body | {"stream": True}, engine=engine, limits=limits, adaptive=adaptive).text
+    )
+    assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert chunks[-1]["error"]["code"] == "deadline_exceeded"
+
+
+def test_a_vote_waits_for_places_while_it_has_some(reader):
+    """A student with two places and no queue: the vote is as if it had eight."""
+    engine = ScriptedEngine({"agree": SCRIPT["agree"]}, seconds=0.01)
+    service = make_service(engine, reader=reader)
+    service = with_student(service, CrowdedStudent(engine, places=2))
+
+    async def asked(*questions):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(create_api(service)), base_url="http://t") as client:
+            return await asyncio.gather(*(client.post(CHAT, json=ask(question)) for question in questions))
+
+    [reply] = asyncio.run(asked("agree"))
+    report = reply.json()["adaptive"]
+    assert (report["samples"], report["answer"]) == ({"used": 4, "cancelled": 0, "failed": 0}, "4")
+    service = with_student(service, CrowdedStudent(engine, places=0))
+    [refused] = asyncio.run(asked("agree"))
+    assert (refused.status_code, error_of(refused)["code"]) == (429, "queue_full")
 
 
 def test_a_deadline_before_any_sample_is_an_error(api):
@@ -508,8 +549,8 @@ def test_a_client_that_goes_away_frees_its_samples(reader):
         app = create_api(service)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client:
             task = asyncio.create_task(client.post(CHAT, json=ask("slow", stream=stream)))
-            await asyncio.sleep(0.3)
-            assert engine.running == 4
+            while engine.running < 4:
+                await asyncio.sleep(0.01)
             started = time.monotonic()
             task.cancel()
             while engine.running:

@@ -46,14 +46,17 @@ def test_one_student_is_described_by_the_settings_beside_it():
         ({"student": "m", "students": {"a": {"student": "m"}}}, "give `students` or student, not both"),
         ({"adaptive": {"max_samples": 0}}, "greater than or equal to 1"),
         ({"adaptive": {"max_samples": 65}}, "adaptive.max_samples=65 is above its limit of 64"),
-        ({"ingress": {"min_replicas": 3}}, "min_replicas=3 is more than max_replicas=4"),
+        ({"ingress": {"min_replicas": 5}}, "min_replicas=5 is more than max_replicas=4"),
+        (
+            {"student": "m", "engine": "openai", "url": "http://x", "threads": 2},
+            "threads does nothing with engine=openai",
+        ),
+        ({"student": "m", "engine": "vllm", "patience_seconds": 2}, "patience_seconds does nothing with engine=vllm"),
+        ({"student": "m", "replicas": {"num_gpus": 2}}, "engine=transformers computes on one GPU"),
         ({"wings": 2}, "Extra inputs are not permitted"),
     ],
 )
 def test_settings_that_make_no_sense(values, needle):
-    if "ingress" in values:
-        values = {"ingress": {"min_replicas": 3, "max_replicas": 2}}
-        needle = "min_replicas=3 is more than max_replicas=2"
     with pytest.raises(ValidationError, match=needle):
         Settings.model_validate(values)
 
@@ -169,6 +172,23 @@ def test_vllm_serves_no_nat(adapter, byte_model, monkeypatch, tmp_path):
 def test_a_graph_is_built_without_loading_weights(byte_model):
     application = build(Settings(student=byte_model, ranker="no/such/ranker"))
     assert application._bound_deployment.name == "Adaptive"
+
+
+def test_keys_may_be_required(byte_model, monkeypatch, caplog):
+    monkeypatch.delenv("SLUICE_API_KEYS", raising=False)
+    with pytest.raises(UserError, match="require_keys: set SLUICE_API_KEYS where the graph is built"):
+        build(Settings(student=byte_model, require_keys=True))
+    build(Settings(student=byte_model))
+    assert "anyone who reaches the endpoint may ask" in caplog.text
+    monkeypatch.setenv("SLUICE_API_KEYS", "one, two")
+    caplog.clear()
+    build(Settings(student=byte_model, require_keys=True))
+    assert "anyone" not in caplog.text
+
+
+def test_naming_one_setting_of_a_section_keeps_the_others():
+    settings = Settings.model_validate({"ingress": {"num_cpus": 0.5}, "ranker_replicas": {"num_gpus": 1}})
+    assert (settings.ingress.max_replicas, settings.ranker_replicas.max_replicas) == (4, 4)
 
 
 # --- policies

@@ -8,6 +8,9 @@ import httpx
 import openai
 import pytest
 import ray
+from ray import serve
+
+from serve.ranker import UNLOADABLE
 
 CHAT = [{"role": "user", "content": "agree"}]
 
@@ -46,7 +49,7 @@ def test_a_vote_through_the_client(client):
     assert reply.choices[0].message.content == "It is \\boxed{4}."
     assert reply.adaptive["answer"] == "4"
     assert reply.adaptive["samples"]["used"] == 4
-    assert "no ranker" in reply.adaptive["ranker"]  # it says why it does not vote
+    assert reply.adaptive["ranker"] == UNLOADABLE  # it says why it does not vote
     assert reply.usage.completion_tokens == reply.adaptive["tokens"] == 12
 
 
@@ -117,10 +120,19 @@ def test_the_samples_of_a_prompt_share_a_replica(client):
 
 
 def test_health_tells_of_the_ranker(graph):
+    wait_for(lambda: httpx.get(f"{graph}/healthz").json()["ranker"])
     health = httpx.get(f"{graph}/healthz").json()
     assert health["status"] == "degraded"
-    assert "no/such/ranker" in health["ranker"]["problem"]
+    assert health["ranker"]["problem"] == UNLOADABLE
     assert health["students"]["solo"] == {"status": "HEALTHY", "replicas": 1}
+
+
+def test_a_conversation_goes_on_with_the_reply_as_it_came(client):
+    messages = [{"role": "user", "content": "agree"}]
+    reply = client.chat.completions.create(model="sluice", messages=messages, seed=7)
+    messages += [reply.choices[0].message, {"role": "user", "content": "agree"}]
+    again = client.chat.completions.create(model="sluice", messages=messages, seed=7)
+    assert again.adaptive["answer"] == "4"
 
 
 def test_the_metrics_of_all_replicas_are_on_one_page(graph, client):
@@ -165,20 +177,30 @@ def test_a_lost_replica_costs_no_request(graph, client):
     replies, errors = [], []
 
     def ask(number):
+        """Each question has a prompt of its own, so that both replicas are busy."""
         try:
-            replies.append(chat(client, "slow", seed=number, extra_body={"adaptive": {"max_samples": 6}}))
+            replies.append(chat(client, f"slow {number}", extra_body={"adaptive": {"max_samples": 6}}))
         except openai.APIError as error:
             errors.append(error)
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
-    time.sleep(0.4)
-    victim = replicas("Student-sluice")[0]
-    ray.kill(ray.get_actor(victim["name"], namespace=victim["namespace"]), no_restart=True)
+    student = serve.get_deployment_handle("Student-sluice", "graph")
+    wait_for(lambda: student.load.remote().result()["in_flight"] > 0)
+    for victim in replicas("Student-sluice")[:1]:
+        ray.kill(ray.get_actor(victim["name"], namespace=victim["namespace"]), no_restart=True)
     for thread in threads:
         thread.join()
     assert errors == []
-    assert {reply.adaptive["answer"] for reply in replies} == {"7"}
+    assert [reply.adaptive["answer"] for reply in replies] == ["7"] * 8
     assert {reply.adaptive["samples"]["failed"] for reply in replies} == {0}
+    wait_for(lambda: healthy(graph))
+
+
+def test_a_dead_engine_ends_its_replica_and_another_one_answers(graph, client, tmp_path):
+    """The engine dies once, at the first sample of this question."""
+    wait_for(lambda: healthy(graph))
+    reply = chat(client, f"dies once {tmp_path / 'mark'}", extra_body={"adaptive": {"max_samples": 4}})
+    assert (reply.adaptive["answer"], reply.adaptive["samples"]["failed"]) == ("9", 0)
     wait_for(lambda: healthy(graph))

@@ -13,6 +13,8 @@
     python -m tests.benchmarks.votes             rankers, votes and stopping rules, cross-validated on real samples
     python -m tests.benchmarks.rank_encoder      an encoder that reads the text beside the boosted ranker, same problems
     python -m tests.benchmarks.rank_scale        108,144 samples ranked, through a run that is killed once
+    python -m tests.benchmarks.serve_load        the graph under 200 clients and a burst, and while replicas are killed
+    python -m tests.benchmarks.serve_fuzz        10,000 bad requests: statuses, memory, what stays in flight
     python -m tests.benchmarks.whole_steps       steps that are halves of something, and texts that splitting changes
     python -m tests.benchmarks.scopes            which steps each scope removes, where the redundant ones are known
     python -m tests.benchmarks.train_steps       seconds per step of NAT and NCE beside a plain LoRA

@@ -12,6 +12,9 @@ request beyond that.
     steady   clients at several levels; the last level is --clients for --seconds
     killed   --clients, while a replica of the student or of the ranker is killed every 20 seconds
     burst    a tenth of --clients, then --clients, then a tenth again, on a student that scales
+
+`processor_ms_per_vote` says which process computed for how long. It hardly depends on what else the machine does, and
+tells how many cores a rate of votes needs. Overhead below that rate is measured at the lower levels.
 """
 
 import argparse
@@ -29,6 +32,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,6 +60,14 @@ KILL_EVERY = 20.0
 PLACES = 1024  # of a replica, where none shall wait for a place
 BURST_PLACES = 64  # of a replica, where the student scales
 BURST_REPLICAS = 6
+ROLES = {  # part of a process's title -> its role in the graph
+    ":Adaptive": "ingress",
+    ":Student-": "students",
+    ":Ranker": "rankers",
+    "ProxyActor": "proxy",
+    "ServeController": "controller",
+    "multiprocessing": "answer processes",
+}
 SLOTS = 32  # they admit replicas and do not bind cores
 
 
@@ -269,19 +281,35 @@ class Clients:
             tally.inner.append(report["seconds"] - plan.seconds)
 
 
+def processor_seconds():
+    """Processor time of the graph so far, by role. The clients are this process."""
+    found = Counter()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            title, times = " ".join(process.cmdline()), process.cpu_times()
+            role = next((role for part, role in ROLES.items() if part in title), "rest of Ray")
+            found[role] += times.user + times.system
+    times = psutil.Process().cpu_times()
+    found["clients"] = times.user + times.system
+    return found
+
+
 def steady(graph, plans, num_clients, duration):
     load, _ = os.getloadavg()[0], psutil.cpu_percent()
-    began = time.monotonic()
+    began, before = time.monotonic(), processor_seconds()
     tally = asyncio.run(Clients(graph, plans).work(num_clients, duration))
     took = time.monotonic() - began
+    used = processor_seconds()
+    per_vote = {role: round((used[role] - before[role]) * 1000 / max(tally.answered, 1), 1) for role in used}
     return {
         "clients": num_clients,
-        "seconds": duration,
+        "seconds": round(duration),
         **tally.counts(),
         "votes_per_second": round(tally.answered / took, 1),
         "samples_per_second": round(tally.samples / took, 1),
         "overhead_ms": percentiles(tally.overheads),
         "overhead_inside_the_ingress_ms": percentiles(tally.inner),
+        "processor_ms_per_vote": {**per_vote, "all": round(sum(per_vote.values()), 1)},
         "processor_percent": round(psutil.cpu_percent()),
         "load_before": round(load, 1),
     }
@@ -316,7 +344,7 @@ def killed(graph, plans, num_clients, duration):
     thread.join()
     return {
         "clients": num_clients,
-        "seconds": duration,
+        "seconds": round(duration),
         "replicas_killed": dict(kills),
         **tally.counts(),
         "overhead_ms": percentiles(tally.overheads),
@@ -380,6 +408,7 @@ def main():
 
 def run(num_clients, duration, num_ingress, phases):
     """All phases. Returns their numbers."""
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's replicas give way to every other process otherwise
     import ray
     from ray import serve
 

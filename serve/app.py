@@ -38,7 +38,7 @@ QUEUED_PER_PLACE: Final = 2  # samples that a replica holds for each one it deco
 FALLBACK_REPLICAS: Final = 8  # asked in turn if the one that holds the prompt is full
 RANKER_QUEUE: Final = 4096
 GRACE_SECONDS: Final = 10.0  # beyond the longest request, for a replica that is taken down
-METRICS_SECONDS: Final = 10.0  # over which load is averaged
+METRICS_SECONDS: Final = 12.0  # over which load is averaged; replicas report every 10 s
 
 
 @dataclass(frozen=True)

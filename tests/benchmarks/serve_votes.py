@@ -92,11 +92,11 @@ def prepared_runs(folder):
 
 
 def held_out(runs, num_problems):
-    """question -> recorded samples of the problems of the split `test`, the teachers' samples in turn."""
+    """question -> recorded samples of the problems of the split `held_out`, the teachers' samples in turn."""
     by_question = {}
     for run in runs:
         table = pq.read_table(run / "rows", columns=list(COLUMNS))
-        table = table.filter(pc.equal(table["split"], "test"))
+        table = table.filter(pc.equal(table["split"], "held_out"))
         for row in table.sort_by([("question", "ascending"), ("sample_index", "ascending")]).to_pylist():
             if row["rationale"] is not None:
                 by_question.setdefault(row["question"], []).append(row)
@@ -302,7 +302,7 @@ def main():
         folder = Path(args.folder or temporary).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         ranked = prepared_runs(folder)
-        ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False)
+        ray.init(address="local", num_cpus=16, include_dashboard=False, log_to_driver=False)
         facts = {f"recorded_{size}": recorded(folder, ranked, size, args.problems) for size in (8, 16)}
         facts["embedded"] = embedded(args.questions)
         ray.shutdown()

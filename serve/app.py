@@ -36,6 +36,7 @@ ROUTER: Final[Any] = "serve.routing.PromptRouter"
 POLICY: Final = "serve.scaling:SamplesInFlight"
 QUEUED_PER_PLACE: Final = 2  # samples that a replica holds for each one it decodes: the engine never waits for a call
 FALLBACK_REPLICAS: Final = 8  # asked in turn if the one that holds the prompt is full
+VOTES_AT_ONCE: Final = 50  # that fill the process of an ingress replica: tests/benchmarks/serve_load.py
 RANKER_QUEUE: Final = 4096
 GRACE_SECONDS: Final = 10.0  # beyond the longest request, for a replica that is taken down
 METRICS_SECONDS: Final = 12.0  # over which load is averaged; replicas report every 10 s
@@ -87,7 +88,9 @@ def assemble(settings: Settings, prepared: Mapping[str, PreparedStudent]) -> App
         serve.ingress()(AdaptiveIngress),
         name="Adaptive",
         max_ongoing_requests=2 * settings.limits.max_concurrent,  # the ingress answers 429 itself, in OpenAI's shape
-        autoscaling_config=_autoscaling(ingress, ingress.utilization * settings.limits.max_concurrent),
+        autoscaling_config=_autoscaling(
+            ingress, ingress.utilization * min(VOTES_AT_ONCE, settings.limits.max_concurrent)
+        ),
         ray_actor_options={"num_cpus": ingress.num_cpus},
         graceful_shutdown_timeout_s=longest_seconds,
     )

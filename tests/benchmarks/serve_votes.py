@@ -131,7 +131,8 @@ def is_right(rows, winner):
 
 def class_of(rows, answer):
     """The recorded class of an answer."""
-    return next((row["answer_class"] for row in rows if answer is not None and row["answer"].strip() == answer), None)
+    same = (row["answer_class"] for row in rows if row["answer"] is not None and row["answer"].strip() == answer)
+    return next(same, None)
 
 
 def joined(problems, num_runs):

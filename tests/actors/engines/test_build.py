@@ -132,6 +132,7 @@ def test_vllm_is_split_over_the_gpus_of_its_actor(options, vllm):
         "max_model_len": None,
         "max_num_seqs": 7,
         "tensor_parallel_size": 2,
+        "distributed_executor_backend": "mp",
     }
 
 

@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import functools
 import json
+import os
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -205,7 +206,7 @@ def embedded(num_questions):
     rows = [json.loads(line) for line in lines]
     questions = [row["question"] for row in rows]
     golds = [row["answer"].rsplit("####", 1)[1].strip() for row in rows]
-    settings = {"student": "smollm2", "max_batch": 32}
+    settings = {"student": "smollm2", "max_batch": 32, "threads": os.cpu_count()}
     number = {"answer": {"kind": "number"}, "max_samples": FIXED}
     ways = {
         "adaptive": {"max_samples": FIXED, **number},

@@ -33,7 +33,7 @@ def running(graph, name, **settings):
     from serve.settings import Settings
 
     small = {"num_cpus": 0.1}
-    settings = {"threads": 2, "replicas": small, "ingress": small, **settings}
+    settings = {"replicas": small, "ingress": small, **settings}
     serve.run(build(Settings.model_validate(settings)), name=name, route_prefix=f"/{name}")
     return f"{graph}/{name}"
 
@@ -57,13 +57,13 @@ def load(name):
 def test_a_real_student_votes_and_frees_what_is_cancelled(graph, adapter, engine):
     from ray import serve
 
-    more = {"max_model_len": 512} if engine == "vllm" else {}
+    more = {"max_model_len": 512} if engine == "vllm" else {"threads": 2}
     url = running(graph, engine, student=adapter, engine=engine, max_batch=8, **more)
     with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0, timeout=300) as client:
         assert client.models.retrieve("sluice").sluice["student"]["adapter"]["kind"] == "LORA"
         asked = {"model": "sluice", "messages": QUESTION, "max_tokens": 48, "seed": 1}
         reply = client.chat.completions.create(**asked, extra_body={"adaptive": {"max_samples": 4}})
-        assert reply.adaptive["samples"]["used"] + reply.adaptive["samples"]["failed"] == 4
+        assert reply.adaptive["samples"]["failed"] == 0
         assert reply.usage.prompt_tokens > 20
         assert 4 <= reply.usage.completion_tokens <= 4 * 48
         plain = client.chat.completions.create(**asked, logprobs=True, temperature=0, extra_body={"adaptive": False})

@@ -12,10 +12,11 @@ class ServeError(Exception):
     """Why there is no sample, and the status that a client gets if there is no other one.
 
     ServeError
-    ├── Refused       400: the student can never answer this prompt
-    ├── Busy          429: all places are taken; try again
-    ├── SampleFailed  502: this sample could not be drawn
-    └── Unavailable   503: no student answers; try again
+    ├── Refused           400: the student can never answer this prompt
+    ├── Busy              429: all places are taken; try again
+    ├── SampleFailed      502: this sample could not be drawn
+    ├── Unavailable       503: no student answers; try again
+    └── DeadlineExceeded  504: the deadline came before any sample was drawn
     """
 
 
@@ -33,6 +34,10 @@ class Unavailable(ServeError):
 
 class SampleFailed(ServeError):
     """One sample could not be drawn; others may be."""
+
+
+class DeadlineExceeded(ServeError):
+    """The deadline came before any sample was drawn."""
 
 
 @dataclass(frozen=True, slots=True)

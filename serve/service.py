@@ -19,10 +19,10 @@ from serve.api.protection import Admission
 from serve.api.replies import AdaptiveReport, Answered, report_of
 from serve.api.requests import ChatRequest, CompletionRequest, SamplingFields
 from serve.policies import Policies
-from serve.protocol import Ranker, Student
+from serve.protocol import DeadlineExceeded, Ranker, Student
 from serve.reading import AnswerReader
 from serve.settings import AdaptiveSettings, LimitSettings
-from serve.solver import DeadlineExceeded, Progress, Question, Solved, Solver
+from serve.solver import Progress, Question, Solved, Solver
 from serve.telemetry import IngressMetrics
 
 PLAIN_TEMPERATURE: Final = 1.0  # OpenAI's default

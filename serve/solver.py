@@ -20,7 +20,7 @@ from algorithms.ranking.solutions import Solution
 from algorithms.sampling import Prompt, Sample, SamplingParams, sample_seed
 from algorithms.voting.online import Drawn, Limits, OnlineVote, Standing, StopReason
 from algorithms.voting.policy import Policy
-from serve.protocol import Busy, Ranker, SampleFailed, Score, ServeError, Student
+from serve.protocol import Busy, DeadlineExceeded, Ranker, SampleFailed, Score, ServeError, Student
 from serve.reading import AnswerReader
 from serve.telemetry import IngressMetrics
 
@@ -97,10 +97,6 @@ class _Finished:
     answer: str | None = None
     score: Score = field(default_factory=lambda: Score(None))
     error: ServeError | None = None
-
-
-class DeadlineExceeded(ServeError):
-    """The deadline came before any sample was finished."""
 
 
 class Solver:

@@ -8,8 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from serve.protocol import Busy, Refused, SampleFailed, ServeError, Unavailable
-from serve.solver import DeadlineExceeded
+from serve.protocol import Busy, DeadlineExceeded, Refused, SampleFailed, ServeError, Unavailable
 
 TYPES: Final = {
     400: "invalid_request_error",

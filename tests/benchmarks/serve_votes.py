@@ -215,7 +215,7 @@ def embedded(num_questions):
     facts, right = {}, {}
     for name, adaptive in ways.items():
         replies, seconds = asyncio.run(
-            asked(settings, questions, {"adaptive": adaptive, "max_tokens": 300}, CONCURRENCY)
+            asked(settings, questions, {"adaptive": adaptive, "max_tokens": 256}, CONCURRENCY)
         )
         right[name] = np.array(
             [

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 BATCH: Final = 64
 WAIT_SECONDS: Final = 0.002
-LINEAGE: Final = ("groups", "num_trees", "trunk", "window", "measured")
+LINEAGE: Final = ("groups", "num_trees", "window")
 UNLOADABLE: Final = "the ranker cannot be loaded: the log of its replica says why"
 
 
@@ -43,6 +43,8 @@ class RankerReplica:
         try:
             folder = open_ranker("ranker", uri)
             told = {name: value for name, value in folder.settings.items() if name in LINEAGE}
+            measured = folder.settings.get("measured", {}).get("held_out", {})
+            told |= {name: measured[name] for name in ("pair_accuracy", "calibration_error") if name in measured}
             self._facts = {"kind": folder.kind, "answers": folder.settings.get("answers", "mathematics"), **told}
             self._ranker = folder.load(device, num_threads)
         except Exception as error:  # noqa: BLE001  without a ranker the graph still answers

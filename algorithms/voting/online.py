@@ -122,11 +122,6 @@ class OnlineVote:
         """Indices of the samples on their way."""
         return frozenset(self._in_flight)
 
-    @property
-    def num_started(self) -> int:
-        """Samples whose drawing has begun."""
-        return self._num_started
-
     def start(self) -> range:
         """The indices of the samples to draw now; empty while enough are on their way."""
         if self.stop_reason is not None:

@@ -21,6 +21,11 @@ class Policy:
     posterior: Posterior | None = None
 
     @property
+    def rule_name(self) -> str:
+        """The name of the rule in RULES."""
+        return next(name for name, kind in RULES.items() if type(self.rule) is kind)
+
+    @property
     def needs(self) -> frozenset[str]:
         """What every voting sample must have: "score", "log-probability", as `Tally.require` names them."""
         rule, posterior = self.rule, self.posterior
@@ -39,7 +44,7 @@ class Policy:
         return {
             "version": VERSION,
             "vote": self.vote,
-            "rule": next(name for name, kind in RULES.items() if type(rule) is kind),
+            "rule": self.rule_name,
             "threshold": rule.threshold,
             "minimum": rule.minimum,
             "maximum": rule.maximum,

@@ -104,11 +104,11 @@ class Exchange:
         except ServeError as error:
             told = errors.from_serving(error)
             self._status = told.status
-            yield replies.error_event(told.body)
+            yield replies.event(told.body)
         except Exception:
             self._status = 500
             logger.exception("a stream raised")
-            yield replies.error_event(ApiError(500, "internal error in the middle of the answer").body)
+            yield replies.event(ApiError(500, "internal error in the middle of the answer").body)
 
     def _opening(self, index: int, opened: set[int]) -> str:
         """The first chunk of a choice, once."""

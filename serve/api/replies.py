@@ -11,8 +11,6 @@ from pydantic import BaseModel, ConfigDict
 
 from algorithms.sampling import Sample
 from algorithms.voting.online import margin
-from algorithms.voting.policy import Policy
-from algorithms.voting.stopping import RULES
 from serve.solver import Progress, SampleState, Solved
 
 DONE: Final = "data: [DONE]\n\n"
@@ -222,7 +220,7 @@ class Shape:
 
     def usage(self, answered: Answered) -> str:
         """The chunk that tells the usage."""
-        return _event({**self._head, "object": self._object, "choices": [], "usage": answered.usage.model_dump()})
+        return event({**self._head, "object": self._object, "choices": [], "usage": answered.usage.model_dump()})
 
     @property
     def _object(self) -> str:
@@ -233,7 +231,7 @@ class Shape:
     ) -> str:
         body = {"delta": delta} if self._is_chat else {"text": text}
         choice = {"index": index, **body, "finish_reason": finish_reason, "logprobs": logprobs}
-        return _event({**self._head, "object": self._object, "choices": [choice], **more})
+        return event({**self._head, "object": self._object, "choices": [choice], **more})
 
 
 def report_of(solved: Solved, max_samples: int, has_ranker: bool) -> AdaptiveReport:
@@ -255,7 +253,7 @@ def report_of(solved: Solved, max_samples: int, has_ranker: bool) -> AdaptiveRep
         confidence=votes[0].confidence if votes else None,
         stop_reason=solved.stop_reason.value,
         vote=solved.policy.vote,
-        rule=rule_name(solved.policy),
+        rule=solved.policy.rule_name,
         tokens=tokens,
         tokens_saved=max(round(whole) - tokens, 0),
         ranker=solved.ranker_problem or ranker,
@@ -278,11 +276,6 @@ def votes_of(standings: Sequence[Any]) -> list[Vote]:
     ]
 
 
-def rule_name(policy: Policy) -> str:
-    """The name of a policy's stopping rule."""
-    return next(name for name, kind in RULES.items() if type(policy.rule) is kind)
-
-
 def progress_comment(progress: Progress) -> str:
     """The state of a vote as an SSE comment, which OpenAI's clients skip."""
     state = {
@@ -290,11 +283,6 @@ def progress_comment(progress: Progress) -> str:
         "votes": [each.model_dump() for each in votes_of(progress.standings)],
     }
     return f": {json.dumps(state)}\n\n"
-
-
-def error_event(body: dict[str, Any]) -> str:
-    """An error in the middle of a stream, as OpenAI's clients understand it."""
-    return f"data: {json.dumps(body)}\n\n"
 
 
 def pieces_of(text: str) -> Iterable[str]:
@@ -337,5 +325,6 @@ def _text_logprobs(sample: Sample) -> TextLogprobs | None:
     return TextLogprobs(tokens=texts, token_logprobs=[value for _, value in sample.tokens], text_offset=offsets)
 
 
-def _event(body: dict[str, Any]) -> str:
+def event(body: dict[str, Any]) -> str:
+    """A server-sent event: a chunk, or an error in the middle of a stream."""
     return f"data: {json.dumps(body)}\n\n"

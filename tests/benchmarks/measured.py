@@ -18,7 +18,11 @@ def write_result(name: str, numbers: dict[str, Any]) -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     result = {
-        "command": " ".join(["python", "-m", f"tests.benchmarks.{name}", *sys.argv[1:]]),
+        # Where a run is kept is this machine's business, and decides no number.
+        "command": " ".join(
+            ["python", "-m", f"tests.benchmarks.{name}"]
+            + ["FOLDER" if Path(word).is_absolute() else word for word in sys.argv[1:]]
+        ),
         "machine": {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()},
         "versions": {
             "python": platform.python_version(),

@@ -182,13 +182,21 @@ def test_the_student_goes_down_in_the_middle(browser, reader):
         assert page.find("#reason").text == "The vote was not decided."
 
 
-def test_the_connection_breaks_in_the_middle(browser, reader):
+def test_a_defect_of_the_server_ends_the_vote(browser, reader):
     student = SlowStudent(error=OSError("a defect of the server"), error_seconds=1.2)
-    with page_server(student, reader) as url:
+    with opened(browser, reader, student) as page:
+        page.ready().ask("Anybody there?")
+        page.wait(lambda: page.states())
+        page.wait(lambda: page.alert == "The vote ended early: internal error in the middle of the answer.")
+        assert set(page.states()) == {"cancelled"}
+
+
+def test_the_connection_breaks_in_the_middle(browser, reader):
+    with page_server(SlowStudent(seconds=60), reader) as url:
         page = Page(browser, url).ready()
         page.ask("Anybody there?")
         page.wait(lambda: page.states())
-        page.wait(lambda: page.alert == "The connection broke before the vote was decided. Ask again.")
+    page.wait(lambda: page.alert == "The connection broke before the vote was decided. Ask again.")
 
 
 def test_the_server_is_gone(browser, reader):

@@ -23,7 +23,10 @@ from actors.runs.session import check_session
 from actors.scoring.protocol import Scored, Scorer, ScoringTask
 from actors.scoring.scorer_thread import Result, ScorerThread
 from algorithms.chains import Chain
-from algorithms.refinement import Edit, Policy, Refinement, Reply, Request, ScoreRequest, refine
+from algorithms.refinement.outcomes import Edit, Refinement
+from algorithms.refinement.policy import Policy
+from algorithms.refinement.refine import refine
+from algorithms.refinement.requests import Reply, Request, ScoreRequest
 from algorithms.row_errors import RowError
 
 PASSES_AHEAD: Final = 2  # prepared beyond the one that is computed; one of them waits in the scorer's thread

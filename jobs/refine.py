@@ -30,7 +30,7 @@ from actors.scoring.build import ForestScorerFactory, default_token_budget
 from actors.scoring.protocol import Scorer
 from algorithms.formats import formats_for
 from algorithms.perplexity import Scope
-from algorithms.refinement import RECIPES, Policy, Reference, Unmerged
+from algorithms.refinement.policy import RECIPES, Policy, Reference, Unmerged
 from jobs.driver import cluster, command, corpus_run, inputs, reading
 from jobs.driver.command import choice
 from jobs.driver.corpus_run import (

@@ -38,7 +38,7 @@ from actors.scoring.protocol import Scored
 from actors.scoring.transfer import to_device
 from algorithms.perplexity import perplexity
 from algorithms.prefix_forest import IntArray, build_forest
-from algorithms.refinement import ScoreRequest
+from algorithms.refinement.requests import ScoreRequest
 from algorithms.row_errors import RowError
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from algorithms.perplexity import scored_tokens
 from algorithms.prefix_forest import PrefixForest, build_forest
-from algorithms.refinement import ScoreRequest
+from algorithms.refinement.requests import ScoreRequest
 from algorithms.row_errors import RowError
 
 

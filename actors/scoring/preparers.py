@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, TypeVar
 from actors.errors import CallCrashed, CallTimedOut
 from actors.processes.pool import KillablePool
 from actors.scoring.preparation import Preparation, PreparedRequest
-from algorithms.refinement import ScoreRequest
+from algorithms.refinement.requests import ScoreRequest
 from algorithms.row_errors import RowError
 
 LIMIT_SECONDS: Final = 300.0  # no row takes this long that fits a model's window

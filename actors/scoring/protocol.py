@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from algorithms.refinement import ScoreRequest
+from algorithms.refinement.requests import ScoreRequest
 from algorithms.row_errors import RowError
 
 

@@ -17,7 +17,8 @@ from actors.runs.journal import Journal, read_notes
 from actors.runs.records import RecordStore
 from actors.runs.session import begin_session
 from algorithms.chains import Chain
-from algorithms.refinement import Policy, refine
+from algorithms.refinement.policy import Policy
+from algorithms.refinement.refine import refine
 from algorithms.row_errors import RowError
 from tests.fixtures.rows import chain_row
 from tests.fixtures.runs import records

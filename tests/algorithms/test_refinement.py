@@ -6,7 +6,10 @@ import math
 import pytest
 
 from algorithms.chains import Chain
-from algorithms.refinement import RECIPES, Edit, MergeRequest, Policy, Refinement, ScoreRequest, refine
+from algorithms.refinement.outcomes import Edit, Refinement
+from algorithms.refinement.policy import RECIPES, Policy
+from algorithms.refinement.refine import refine
+from algorithms.refinement.requests import MergeReply, MergeRequest, ScoreRequest
 
 DIGEST = RECIPES["digest"]
 DROP = Policy(t1=0.95, scope="completion", unmerged="drop", protect_answer=False, append_answer=False, separator=" ")
@@ -23,7 +26,8 @@ def solve(chain, policy, table, merges=None):
             return stop.value, asked
         if isinstance(request, MergeRequest):
             asked.append(("merge", request.first, request.second))
-            reply = (merges or {}).get((request.first, request.second))
+            text = (merges or {}).get((request.first, request.second))
+            reply = MergeReply(problem="endpoint_down") if text is None else MergeReply(text)
         else:
             assert isinstance(request, ScoreRequest)
             letters = [variant.text.removeprefix(chain.question).replace(" ", "") for variant in request.variants]
@@ -148,12 +152,12 @@ def test_a_merge_in_the_suffix_scope_scores_what_follows_it():
     # Without aa what follows costs as much, so aa is due. Without bb or c it costs more.
     asked = generator.send([9.0, 5.0, 5.0, 9.0, 5.0, 9.0, 5.0])
     assert asked == MergeRequest("Q", "aa", "bb")
-    request = generator.send("ab")
-    assert [(v.text, v.text[slice(*v.span)]) for v in request.variants] == [("Q aa bb c 7", "c 7"), ("Q ab c 7", "c 7")]
-    assert next_texts(generator.send([4.0, 4.4]))[0] == "Q ab c 7"
+    request = generator.send(MergeReply("aa"))
+    assert [(v.text, v.text[slice(*v.span)]) for v in request.variants] == [("Q aa bb c 7", "c 7"), ("Q aa c 7", "c 7")]
+    assert next_texts(generator.send([4.0, 4.4]))[0] == "Q aa c 7"
     with pytest.raises(StopIteration) as stop:
         generator.send([8.0, 9.0, 5.0, 9.0, 5.0])
-    assert stop.value.value.edits == (Edit("merge", 0, "aa bb", "ab", 4.0, 4.4, pytest.approx(1.1)),)
+    assert stop.value.value.edits == (Edit("merge", 0, "aa bb", "aa", 4.0, 4.4, pytest.approx(1.1)),)
     assert (stop.value.value.ppl_original, stop.value.value.ppl_refined) == (9.0, 8.0)
 
 

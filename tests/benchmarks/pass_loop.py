@@ -33,7 +33,7 @@ from actors.scoring.head import want_losses
 from actors.scoring.preparers import ProcessPreparer, ThreadPreparer
 from actors.scoring.protocol import Scored
 from algorithms.perplexity import perplexity
-from algorithms.refinement import Policy
+from algorithms.refinement.policy import Policy
 from tests.benchmarks.measured import write_result
 from tests.fixtures.rows import chain_row
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from actors.models.source import ModelSource
 from actors.scoring.forest_scorer import ForestScorer
 from algorithms.formats import parse_record
-from algorithms.refinement import RECIPES
+from algorithms.refinement.policy import RECIPES
 from tests.benchmarks.measured import SHARED_DATA, write_result
 from tests.fixtures.plain_loop import PlainLoop
 from tests.fixtures.refining import refine_together

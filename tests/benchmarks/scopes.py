@@ -13,7 +13,7 @@ import random
 
 from actors.scoring.forest_scorer import ForestScorer
 from algorithms.chains import Chain
-from algorithms.refinement import Policy
+from algorithms.refinement.policy import Policy
 from algorithms.word_problems import generate
 from tests.benchmarks.measured import write_result
 from tests.fixtures.refining import refine_together

@@ -16,7 +16,9 @@ from actors.scoring.attention import forest_attention
 from actors.scoring.forest_scorer import ForestScorer
 from actors.scoring.head import LossHead
 from algorithms.chains import Chain
-from algorithms.refinement import RECIPES, Policy, ScoreRequest, Variant, refine
+from algorithms.refinement.policy import RECIPES, Policy
+from algorithms.refinement.refine import refine
+from algorithms.refinement.requests import ScoreRequest, Variant
 from algorithms.row_errors import RowError
 from tests.fixtures.plain_loop import PlainLoop
 from tests.fixtures.refining import prepare

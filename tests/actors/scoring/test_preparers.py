@@ -10,7 +10,9 @@ from actors.models.source import ModelSource
 from actors.scoring.preparation import Preparation
 from actors.scoring.preparers import ProcessPreparer, ThreadPreparer
 from algorithms.perplexity import scored_tokens
-from algorithms.refinement import Policy, ScoreRequest, Variant, refine
+from algorithms.refinement.policy import Policy
+from algorithms.refinement.refine import refine
+from algorithms.refinement.requests import ScoreRequest, Variant
 from algorithms.row_errors import RowError
 
 TEXTS = ("How many? 3 + 4\nis  7.", "多少？ 首先 1 加 2。 🙂", "<|im_start|>user e\u0301 = é", " leading space", "x")

@@ -2,7 +2,8 @@
 
     SluiceError
     ├── UserError        the user must change something; the command prints one line and exits with status 2
-    │   └── SessionLost  another session writes to the run now
+    │   ├── SessionLost  another session writes to the run now
+    │   └── EndpointDown  an endpoint has not answered any request for longer than the run waits
     ├── StorageLost      the run's storage has failed for longer than a run waits; the command exits with status 1
     ├── EngineDied       the engine cannot answer any more; the worker's process ends, and Ray starts another
     ├── NonFiniteLoss    training stops before the adapter takes the step
@@ -35,6 +36,10 @@ class UserError(SluiceError, ValueError):
 
 class SessionLost(UserError):
     """Another session has taken over the run's folder."""
+
+
+class EndpointDown(UserError):
+    """An endpoint has not answered any request for longer than the run waits."""
 
 
 class StorageLost(SluiceError):

@@ -1,13 +1,14 @@
 """Refines rows in a Ray actor: many refinements at once, one scorer kept busy.
 
-Every row is a generator (`algorithms.refinement.refine`) that waits for perplexities. Its steps are asyncio tasks: hand
-it the perplexities, and prepare the request that it makes next. Prepared requests of all batches in flight are packed
-into passes under the scorer's token budget. The scorer's thread has its next pass before it has finished the one at
+Every row is a generator (`algorithms.refinement`) that waits for perplexities, and sometimes for a merge. Its steps are
+asyncio tasks: hand it the reply, and prepare the request that it makes next. Prepared requests of all batches in flight
+are packed into passes under the scorer's token budget. The scorer's thread has its next pass before it has finished the one at
 hand, so it does not wait for this thread. New rows start only when those at work do not fill the next passes, so that
 rows finish, and are committed, early.
 """
 
 import asyncio
+import hashlib
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, fields, replace
@@ -22,22 +23,46 @@ from actors.runs.record_kinds import REFINEMENT
 from actors.runs.session import check_session
 from actors.scoring.protocol import Scored, Scorer, ScoringTask
 from actors.scoring.scorer_thread import Result, ScorerThread
+from actors.merging.build import MakeMerger
 from algorithms.chains import Chain
-from algorithms.refinement.outcomes import Edit, Refinement
+from algorithms.refinement.outcomes import Edit, MergeAttempt, Refinement
 from algorithms.refinement.policy import Policy
-from algorithms.refinement.refine import refine
-from algorithms.refinement.requests import Reply, Request, ScoreRequest
+from algorithms.refinement.refine import refine, refine_with_control
+from algorithms.refinement.requests import MergeReply, MergeRequest, Reply, Request
 from algorithms.row_errors import RowError
 
 PASSES_AHEAD: Final = 2  # prepared beyond the one that is computed; one of them waits in the scorer's thread
 SHORT_REQUEST: Final = 64  # tokens
-EDIT_FIELDS: Final = tuple(field.name for field in fields(Edit))  # `asdict` copies deeply
+EDIT_FIELDS: Final = tuple(each.name for each in fields(Edit))  # `asdict` copies deeply
+MERGE_FIELDS: Final = tuple(each.name for each in fields(MergeAttempt))
 LINGER_SECONDS: Final = 0.05  # an idle scorer waits at most this long for a preparation that would fill its pass
 
 
-def rows_at_once(token_budget: int) -> int:
-    """Rows that a refiner holds at once: more than fill its passes, since few requests are shorter."""
-    return max(8, token_budget // SHORT_REQUEST)
+def rows_at_once(token_budget: int, num_merging: int = 0) -> int:
+    """Rows that a refiner holds at once: more than fill its passes, since few requests are shorter.
+
+    `num_merging` further rows may wait for merges.
+    """
+    return max(8, token_budget // SHORT_REQUEST) + num_merging
+
+
+@dataclass(frozen=True)
+class Refining:
+    """How rows are refined.
+
+    A share `control` of the rows, chosen by their ids, is also refined at random, for comparison. `num_merging` rows
+    may wait for merges at once.
+    """
+
+    policy: Policy
+    control: float = 0.0
+    make_merger: MakeMerger | None = None
+    num_merging: int = 0
+
+    def has_control(self, row_id: str) -> bool:
+        """Whether a row belongs to the control. The same rows do in every session."""
+        digest = hashlib.blake2b(f"control:{row_id}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return int.from_bytes(digest, "little") < self.control * 2**64
 
 
 @dataclass(eq=False, slots=True)
@@ -45,11 +70,12 @@ class _Work:
     """A row in progress. `task` is its latest request, None before the first."""
 
     row: Row
-    generator: Generator[Request, Reply, Refinement]
+    generator: Generator[Request, Reply, Any]
     chain: Chain
     task: ScoringTask | None = None
     tokens_scored: int = 0
     tokens_naive: int = 0
+    control: bool = False  # the generator returns its control too
 
 
 class Refiner:
@@ -59,11 +85,13 @@ class Refiner:
     Rows that are committed already (the batch of a process that died) are not done again.
     """
 
-    def __init__(self, make_scorer: Callable[[], Scorer], policy: Policy, run: RunFolder, session: str) -> None:
+    def __init__(self, make_scorer: Callable[[], Scorer], how: Refining, run: RunFolder, session: str) -> None:
         check_session(run, session)  # before minutes go into loading a model
         self._scorer = make_scorer()
-        self._policy = policy
-        self._ledger = Ledger(run, session, REFINEMENT, rows_at_once(self._scorer.token_budget))
+        self._merger = how.make_merger(self._scorer, run) if how.make_merger else None
+        self._how = how
+        capacity = rows_at_once(self._scorer.token_budget, how.num_merging)
+        self._ledger = Ledger(run, session, REFINEMENT, capacity)
         self._scoring = ScorerThread(self._scorer, lambda seconds: self._ledger.spend(forward_seconds=seconds))
         self._queue: deque[Row] = deque()  # not begun
         self._preparing: dict[_Work, bool] = {}  # whether an idle scorer should wait for it
@@ -128,7 +156,9 @@ class Refiner:
     def _begin(self, row: Row) -> None:
         steps, separators = tuple(row["steps"]), tuple(row["separators"])
         chain = Chain(row["question"], steps, row["answer"], row["joiner"], separators)
-        self._take_on(_Work(row, refine(chain, self._policy), chain), None)
+        control = self._how.has_control(row["id"])
+        generator = (refine_with_control if control else refine)(chain, self._how.policy)
+        self._take_on(_Work(row, generator, chain, control=control), None)
 
     def _hand_out(self, item: _Work, result: Result) -> None:
         match result:
@@ -157,11 +187,12 @@ class Refiner:
         try:
             try:
                 request = item.generator.send(reply)
+                while isinstance(request, MergeRequest):
+                    request = item.generator.send(await self._merge(item, request))
             except StopIteration as stop:
                 del self._preparing[item]
-                await self._finish_refined(item, stop.value)
+                await self._finish_refined(item, *(stop.value if item.control else (stop.value, None)))
                 return
-            assert isinstance(request, ScoreRequest), "no policy asks for a merger"
             item.task = await self._scorer.prepare(request, item.task)
             self._ready.append(item)
             self._ready_tokens += _cost(item)
@@ -174,6 +205,15 @@ class Refiner:
         finally:
             self._preparing.pop(item, None)
             self._advance()
+
+    async def _merge(self, item: _Work, request: MergeRequest) -> MergeReply:
+        """Ask the merger. Meanwhile other rows are scored, and new ones start in this one's place."""
+        assert self._merger is not None, "only a policy with a merger asks for merges"
+        del self._preparing[item]
+        self._advance()
+        reply = await self._merger.merge(request)
+        self._preparing[item] = True
+        return reply
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -194,25 +234,33 @@ class Refiner:
         spent = {"tokens_scored": item.tokens_scored, "tokens_naive": item.tokens_naive}
         self._ledger.quarantine(item.row, error, **spent)
 
-    async def _finish_refined(self, item: _Work, refinement: Refinement) -> None:
+    async def _finish_refined(self, item: _Work, refinement: Refinement, control: Refinement | None) -> None:
         chain = item.chain
-        refined = replace(chain, steps=refinement.steps, separators=refinement.separators)
         edited = bool(refinement.edits)
-        texts = [chain.text, refined.text] if edited else [chain.text]
-        num_tokens = await self._scorer.count_tokens(texts)
+        outcomes = ([refinement] if edited else []) + ([control] if control else [])
+        texts = [replace(chain, steps=each.steps, separators=each.separators).text for each in outcomes]
+        num_tokens = await self._scorer.count_tokens([chain.text, *texts])
         record = {
             "status": "refined" if edited else "unchanged",
             "reason": None if edited else refinement.stopped,
+            "stopped": refinement.stopped,
             "refined_steps": list(refinement.steps),
             "refined_separators": list(refinement.separators),
             "edits": [{name: getattr(edit, name) for name in EDIT_FIELDS} for edit in refinement.edits],
+            "merges": [{name: getattr(merge, name) for name in MERGE_FIELDS} for merge in refinement.merges],
             "ppl_original": refinement.ppl_original,
             "ppl_refined": refinement.ppl_refined,
             "tokens_original": num_tokens[0],
-            "tokens_refined": num_tokens[-1],
+            "tokens_refined": num_tokens[1 if edited else 0],
             "tokens_scored": item.tokens_scored,
             "tokens_naive": item.tokens_naive,
         }
+        if control is not None:
+            record |= {
+                "control_steps": list(control.steps),
+                "control_ppl": control.ppl_refined,
+                "control_tokens": num_tokens[-1],
+            }
         self._ledger.finish(item.row, record)
 
 

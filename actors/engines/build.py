@@ -116,7 +116,8 @@ class OpenAIFactory:
     api_key: str = field(repr=False)
     concurrency: int
     patience_seconds: float
-    judges_refusals: bool
+    judges_refusals: bool = True
+    request_seconds: float = 600.0
 
     def __call__(self) -> Engine:
         """Open the client."""
@@ -129,6 +130,7 @@ class OpenAIFactory:
             concurrency=self.concurrency,
             patience_seconds=self.patience_seconds,
             judges_refusals=self.judges_refusals,
+            request_seconds=self.request_seconds,
         )
 
 

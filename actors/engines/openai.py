@@ -19,7 +19,7 @@ import httpx
 import openai
 
 from actors.engines.protocol import Piece, SampleRequest
-from actors.errors import UserError
+from actors.errors import EndpointDown, UserError
 from algorithms.row_errors import RowError
 from algorithms.sampling import FinishReason, Prompt, Sample
 
@@ -62,7 +62,8 @@ class _NoSample(Exception):
 class OpenAIEngine:
     """Draws samples from `model` at `url`, with at most `concurrency` requests at once.
 
-    A local endpoint needs no `api_key`. `patience_seconds` bounds how long the endpoint may fail to answer any request.
+    A local endpoint needs no `api_key`. `patience_seconds` bounds how long the endpoint may fail to answer any request,
+    `request_seconds` how long it may take for one.
     `judges_refusals`: if the endpoint refuses the first prompts, all of them, the fault is not theirs, and the run
     ends. A server, whose clients may err, leaves that out. The same seed gives the same sample only if the endpoint
     honours seeds.
@@ -77,13 +78,14 @@ class OpenAIEngine:
         concurrency: int = 32,
         patience_seconds: float = 4 * 3600,
         judges_refusals: bool = True,
+        request_seconds: float = REQUEST_SECONDS,
     ) -> None:
         self.concurrency = concurrency
         self.forward_seconds = 0.0
         self._url = url
         self._model = model
         self._patience_seconds = patience_seconds
-        timeout = httpx.Timeout(REQUEST_SECONDS, connect=min(CONNECT_SECONDS, patience_seconds))
+        timeout = httpx.Timeout(request_seconds, connect=min(CONNECT_SECONDS, patience_seconds))
         self._client: Any = openai.AsyncOpenAI(base_url=url, api_key=api_key, max_retries=0, timeout=timeout)
         self._places = asyncio.Semaphore(concurrency)
         self._last_answer = time.monotonic()
@@ -163,7 +165,7 @@ class OpenAIEngine:
             self._failing_since = time.monotonic()
         silent = time.monotonic() - self._failing_since
         if silent > self._patience_seconds:
-            raise UserError(
+            raise EndpointDown(
                 f"the endpoint {self._url} has not answered for {silent:.0f} s: {_line(error)}; "
                 "repeat the command to resume the run"
             )

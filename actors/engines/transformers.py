@@ -91,6 +91,8 @@ Answer: TypeAlias = tuple[_Row, Sample | BaseException]
 class TransformersEngine:
     """Draws samples from a model, with the PEFT adapter of a folder on it if given.
 
+    `loaded` is the model itself, if it is there already.
+
     At most `max_batch` rows decode together, and no more than fit `token_budget` columns of keys and values at their
     full length (default: a third of the free memory). Raises UserError for a model or an adapter it cannot sample from.
     """
@@ -99,6 +101,7 @@ class TransformersEngine:
         self,
         model: str | ModelSource,
         *,
+        loaded: Any = None,
         adapter: str | None = None,
         device: str = "cpu",
         dtype: str = "float32",
@@ -113,7 +116,7 @@ class TransformersEngine:
         self.concurrency = 2 * max_batch
         source = ModelSource.of(model)
         self._tokenizer: Any = source.tokenizer
-        loaded = source.load(dtype)
+        loaded = loaded or source.load(dtype)
         config = loaded.config.get_text_config()
         if not set(getattr(config, "layer_types", None) or ()) <= LAYERS:
             raise UserError(f"model {source.name!r} keeps more than keys and values, which this engine cannot batch")

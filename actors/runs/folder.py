@@ -10,6 +10,7 @@ Only while the run is at work:
     _rows/SHARD/       terminal records as they were committed
     _commits/          logs of the commits
     _journal/          notes of rows in flight
+    _merges/           replies of the endpoint that merges steps
     _session           the session that may write
     _probe             written to see whether the storage takes files
 
@@ -97,6 +98,11 @@ class RunFolder:
     def journal(self) -> Storage:
         """Notes of rows in flight: `actors.runs.journal`."""
         return self.root / "_journal"
+
+    @property
+    def merges(self) -> Storage:
+        """Replies of an endpoint that merges steps: `actors.merging.cache`."""
+        return self.root / "_merges"
 
     @property
     def session(self) -> Storage:

@@ -39,6 +39,7 @@ EDIT_TYPE: Final = pa.struct(
         ("ratio", pa.float64()),
     ]
 )
+MERGE_TYPE: Final = pa.struct([("index", pa.int32()), ("outcome", pa.string()), ("text", pa.string())])
 REFINEMENT: Final = RecordKind(
     pa.schema(
         [
@@ -53,6 +54,11 @@ REFINEMENT: Final = RecordKind(
             ("separators", pa.list_(pa.string())),
             ("refined_separators", pa.list_(pa.string())),
             ("edits", pa.list_(EDIT_TYPE)),
+            ("merges", pa.list_(MERGE_TYPE)),  # that were tried
+            ("stopped", pa.string()),  # why no further step went
+            ("control_steps", pa.list_(pa.string())),  # as many steps removed at random; null outside the control
+            ("control_ppl", pa.float64()),
+            ("control_tokens", pa.int64()),
             ("ppl_original", pa.float64()),
             ("ppl_refined", pa.float64()),
             ("tokens_original", pa.int64()),

@@ -11,6 +11,7 @@ host waited for a copy in between, it could not give the device more work.
 Shape legend: T new tokens of a pass, M hidden size, L losses.
 """
 
+import copy
 import itertools
 import logging
 import time
@@ -80,6 +81,7 @@ class ForestScorer:
         check_offsets(source.tokenizer, source.name)
         AttentionInterface.register(ATTENTION, forest_attention)
         self.model: Any = source.load(dtype_name, device=str(self.device)).eval()
+        self._own_attention = "sdpa" if self.model._supports_sdpa else "eager"
         config = self.model.config.get_text_config()
         self._head = LossHead(self.model.get_output_embeddings(), config.vocab_size)
         self.token_budget = token_budget or default_token_budget(self.device.type)
@@ -129,6 +131,13 @@ class ForestScorer:
                 waiting = {index: task for index, task in waiting.items() if task.num_new_tokens}
         self.forward_seconds += time.perf_counter() - started
         return [errors.get(index) or self._result(task, costs[index]) for index, task in enumerate(tasks)]
+
+    def shared_model(self) -> Any:
+        """A model for another use that holds the same weights. Its attention is the model's own."""
+        tensors = itertools.chain(self.model.parameters(), self.model.buffers())
+        shared = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
+        shared.set_attn_implementation(self._own_attention)
+        return shared
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Length of each text in tokens, without special ones."""
@@ -325,7 +334,7 @@ class ForestScorer:
         self.forward_seconds = 0.0
         if isinstance(result, RowError):
             raise UserError(f"model {name!r} cannot be scored: {result}")
-        self.model.set_attn_implementation("sdpa" if self.model._supports_sdpa else "eager")
+        self.model.set_attn_implementation(self._own_attention)
         for sequence, path in zip(sequences, forest.paths, strict=True):
             ids = torch.tensor([sequence], device=self.device)
             with torch.inference_mode():

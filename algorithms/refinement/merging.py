@@ -91,7 +91,8 @@ class Merging:
         stated = answer_step(Chain("", texts, chain.answer))
         return Merge(
             text,
-            *texts[left : left + 2],
+            texts[left],
+            texts[left + 1],
             self._draft.gap(steps[left + 1]),
             chain,
             texts[:left],

@@ -1,0 +1,54 @@
+"""Merges steps with a language model behind an engine of `actors.engines`.
+
+An endpoint that is down, refuses a prompt or answers nonsense costs a merge, never a row: the reply then names the
+problem, the report counts it, and the refinement goes on as its policy says.
+"""
+
+from typing import Final
+
+from actors.engines.protocol import Engine, SampleRequest
+from actors.errors import EndpointDown
+from actors.merging.cache import MergeCache
+from algorithms.refinement.merge_prompt import merge_prompt, merged_step
+from algorithms.refinement.requests import MergeReply, MergeRequest
+from algorithms.row_errors import RowError
+from algorithms.sampling import SamplingParams
+
+MAX_TOKENS: Final = 512  # of a merged step
+ENDPOINT_DOWN: Final = "endpoint_down"
+CUT: Final = "cut"  # the reply reached MAX_TOKENS
+
+
+class EngineMerger:
+    """A merger that asks `engine` greedily. `cache`: where replies are kept, None for a model of one's own."""
+
+    def __init__(self, engine: Engine, *, is_chat: bool, cache: MergeCache | None = None) -> None:
+        self.concurrency = engine.concurrency
+        self._engine = engine
+        self._is_chat = is_chat
+        self._cache = cache
+        # A base model goes on with another example; a merged step is one line.
+        self._params = SamplingParams(0.0, max_tokens=MAX_TOKENS, stop=() if is_chat else ("\n",))
+
+    async def merge(self, request: MergeRequest) -> MergeReply:
+        """The merged step, or the name of the problem. Raises UserError if the endpoint refuses access."""
+        kept = await self._cache.get(request) if self._cache else None
+        if kept is not None:
+            return MergeReply(kept)
+        prompt = merge_prompt(request, is_chat=self._is_chat)
+        try:
+            sample = await self._engine.sample(SampleRequest(prompt, self._params))
+        except EndpointDown:
+            return MergeReply(problem=ENDPOINT_DOWN)
+        except RowError as error:
+            return MergeReply(problem=error.reason)
+        if sample.finish_reason == "length":
+            return MergeReply(problem=CUT)
+        text = merged_step(sample.text)
+        if self._cache:
+            await self._cache.put(request, text)
+        return MergeReply(text)
+
+    def close(self) -> None:
+        """Free the engine."""
+        self._engine.close()

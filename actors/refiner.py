@@ -2,9 +2,9 @@
 
 Every row is a generator (`algorithms.refinement`) that waits for perplexities, and sometimes for a merge. Its steps are
 asyncio tasks: hand it the reply, and prepare the request that it makes next. Prepared requests of all batches in flight
-are packed into passes under the scorer's token budget. The scorer's thread has its next pass before it has finished the one at
-hand, so it does not wait for this thread. New rows start only when those at work do not fill the next passes, so that
-rows finish, and are committed, early.
+are packed into passes under the scorer's token budget. The scorer's thread has its next pass before it has finished the
+one at hand, so it does not wait for this thread. New rows start only when those at work do not fill the next passes, so
+that rows finish, and are committed, early. A row that waits for a merge takes no part in this.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ from typing import Any, Final
 import pyarrow as pa
 
 from actors.errors import SluiceError
+from actors.merging.build import MakeMerger
 from actors.runs.folder import RunFolder
 from actors.runs.ledger import Ledger, Row
 from actors.runs.record_kinds import REFINEMENT
 from actors.runs.session import check_session
 from actors.scoring.protocol import Scored, Scorer, ScoringTask
 from actors.scoring.scorer_thread import Result, ScorerThread
-from actors.merging.build import MakeMerger
 from algorithms.chains import Chain
 from algorithms.refinement.outcomes import Edit, MergeAttempt, Refinement
 from algorithms.refinement.policy import Policy

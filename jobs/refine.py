@@ -1,4 +1,4 @@
-"""Refine a corpus: remove the reasoning steps whose removal does not raise perplexity.
+"""Refine a corpus: remove the reasoning steps whose removal does not raise perplexity, or merge them.
 
     python -m jobs.refine --input examples/gsm8k.jsonl --format gsm8k --output runs/refined
 
@@ -16,10 +16,12 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
+from actors.engines.build import OpenAIFactory
 from actors.errors import UserError
-from actors.models.checks import check_model
+from actors.merging.build import MERGERS, EndpointMergerFactory, LocalMergerFactory, MakeMerger, MergerKind
+from actors.models.checks import CheckedModel, check_model
 from actors.models.source import resolve_dtype
-from actors.refiner import Refiner, rows_at_once
+from actors.refiner import Refiner, Refining, rows_at_once
 from actors.runs.corpus import Corpus
 from actors.runs.folder import RunFolder, open_run_folder
 from actors.runs.record_kinds import REFINEMENT
@@ -30,9 +32,10 @@ from actors.scoring.build import ForestScorerFactory, default_token_budget
 from actors.scoring.protocol import Scorer
 from algorithms.formats import formats_for
 from algorithms.perplexity import Scope
-from algorithms.refinement.policy import RECIPES, Policy, Reference, Unmerged
+from algorithms.refinement.policy import RECIPES, Criterion, Policy, Reference, Unmerged
+from algorithms.refinement.refine import CRITERIA
 from jobs.driver import cluster, command, corpus_run, inputs, reading
-from jobs.driver.command import choice
+from jobs.driver.command import choice, listed
 from jobs.driver.corpus_run import (
     CorpusConfig,
     CorpusRun,
@@ -52,8 +55,13 @@ POLICY_FLAGS: Final = (  # fields of Policy; a recipe sets their defaults
     "scope",
     "reference",
     "protect_answer",
+    "keep_used",
     "unmerged",
 )
+THRESHOLDS: Final = ("t1", "t2")
+MERGE_FLAGS: Final = ("merge_url", "merge_model", "merge_concurrency", "merge_patience")  # of an endpoint
+MERGE_SECONDS: Final = 120.0  # for one merge
+LOCAL_MERGES: Final = 64  # rows that wait for the scorer's own model
 
 
 class RefineConfig(CorpusConfig):
@@ -65,8 +73,14 @@ class RefineConfig(CorpusConfig):
     split cuts through formulas, code, tables or lists that form one sentence."""
     model: str = "smollm2"
     """The model that scores: smollm2 (embedded), a model folder or a hub name. Stronger models score better."""
+    criterion: Criterion = Field(
+        default="spirit",
+        description=listed(
+            "What decides which step goes.", {name: each.description for name, each in CRITERIA.items()}
+        ),
+    )
     recipe: Literal["sluice", "digest"] = "sluice"
-    """Defaults of the next six flags. digest makes the decisions of the paper's published digest."""
+    """Defaults of the next seven flags. digest makes the decisions of the paper's published digest."""
     t1: float = Field(default=RECIPES["sluice"].t1, gt=0)
     """Remove a step if the perplexity without it is below t1 times the reference."""
     t2: float = Field(default=RECIPES["sluice"].t2, gt=0)
@@ -78,9 +92,30 @@ class RefineConfig(CorpusConfig):
     """Compare with the perplexity of the current chain, or of the original one."""
     protect_answer: bool = RECIPES["sluice"].protect_answer
     """Never remove the step that states the answer."""
+    keep_used: bool = RECIPES["sluice"].keep_used
+    """Never remove a step that first states a number, name or symbol that a later step uses. Default: on with criterion
+    spirit, off with its rivals."""
     unmerged: Unmerged = RECIPES["sluice"].unmerged
-    """What to do with a step between t1 and t2, which should be merged, as long as no model merges steps: drop the
-    step, stop refining the chain, or keep the step and go on with the others."""
+    """What to do with a step between t1 and t2, which should be merged, if no model merges it: drop the step, stop
+    refining the chain, or keep the step and go on with the others."""
+    remove_ratio: float | None = None
+    """Remove this share of the steps of each chain, those that the criterion rates lowest, instead of comparing with t1
+    and t2."""
+    control: int = Field(default=0, ge=0)
+    """Refine about this many of the rows a second time, removing as many steps at random, and report both. 0: off."""
+    seed: int = 0
+    """Of what is random: criterion random, and the control."""
+    merge: MergerKind = Field(
+        default="none", description=listed("What writes the merge of a step into a neighbour.", MERGERS)
+    )
+    merge_url: str | None = None
+    """URL of the endpoint that merges, such as http://localhost:8000/v1."""
+    merge_model: str | None = None
+    """Name of the endpoint's model."""
+    merge_concurrency: int = Field(default=32, ge=1)
+    """Merges that each actor asks the endpoint for at once."""
+    merge_patience: float = Field(default=60, gt=0)
+    """Seconds for which the endpoint may fail to answer before rows go on without merges."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of weights and activations. auto: bfloat16 on a GPU, float32 on a CPU."""
     token_budget: int | None = Field(default=None, ge=64)
@@ -93,6 +128,8 @@ class RefineConfig(CorpusConfig):
     @model_validator(mode="after")
     def _check_together(self) -> "RefineConfig":
         self.policy()
+        self._check_criterion()
+        self._check_merging()
         if self.gpus_per_actor > 1:
             raise ValueError(
                 f"--gpus-per-actor {self.gpus_per_actor:g}: a scorer computes on one GPU. "
@@ -102,16 +139,70 @@ class RefineConfig(CorpusConfig):
             raise ValueError("--price-per-gpu-hour needs --dry-run N and --gpus-per-actor")
         return self
 
+    def _check_criterion(self) -> None:
+        given = [name for name in THRESHOLDS if getattr(self, name) != getattr(RECIPES[self.recipe], name)]
+        if self.remove_ratio is not None and given:
+            raise ValueError(f"--remove-ratio takes the place of thresholds: leave out --{given[0]}")
+        if self.criterion != "spirit" and self.recipe != "sluice":
+            raise ValueError(f"--recipe {self.recipe} belongs to --criterion spirit, not {self.criterion}")
+        if self.control and self.criterion == "random":
+            raise ValueError("--control compares with --criterion random: use another criterion")
+
+    def _check_merging(self) -> None:
+        given = [name for name in MERGE_FLAGS if getattr(self, name) != RefineConfig.model_fields[name].default]
+        if self.merge != "openai" and given:
+            raise ValueError(f"--{given[0].replace('_', '-')} needs --merge openai")
+        if self.merge == "openai" and not (self.merge_url and self.merge_model):
+            raise ValueError("--merge openai needs --merge-url and --merge-model")
+        if self.merge_url is not None and not self.merge_url.startswith(("http://", "https://")):
+            raise ValueError(f"--merge-url {self.merge_url} must begin with http:// or https://")
+
     def policy(self) -> Policy:
         """The refinement policy of these flags. Raises ValueError if they contradict each other."""
         values = {name: getattr(self, name) for name in POLICY_FLAGS}
-        return dataclasses.replace(RECIPES[self.recipe], **values)
+        return dataclasses.replace(
+            RECIPES[self.recipe],
+            criterion=self.criterion,
+            remove_ratio=self.remove_ratio,
+            ask_merger=self.merge != "none",
+            seed=self.seed,
+            **values,
+        )
+
+    def merging(self, checked: CheckedModel | None, dtype: str) -> tuple[MakeMerger | None, dict[str, Any]]:
+        """A factory of the merger, and what identifies it. `checked` is the model that scores."""
+        if self.merge == "openai":
+            assert self.merge_url is not None, "checked"
+            assert self.merge_model is not None, "checked"
+            endpoint = OpenAIFactory(
+                self.merge_url,
+                self.merge_model,
+                os.environ.get("OPENAI_API_KEY", "none"),
+                self.merge_concurrency,
+                self.merge_patience,
+                request_seconds=max(MERGE_SECONDS, self.merge_patience),
+            )
+            return EndpointMergerFactory(endpoint), {"url": self.merge_url, "model": self.merge_model}
+        if self.merge == "local":
+            if checked is None:
+                raise UserError("--merge local needs a model that scores")
+            local = LocalMergerFactory(checked.source, self.device, dtype, self.threads_per_actor)
+            return local, {"model": checked.identity["model"]}
+        return None, {}
+
+    @property
+    def num_merging(self) -> int:
+        """Rows of an actor that may wait for merges at once."""
+        return {"none": 0, "local": LOCAL_MERGES, "openai": 2 * self.merge_concurrency}[self.merge]
 
 
 def recipe_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults that the chosen recipe sets."""
+    """The defaults that the chosen recipe and criterion set."""
     policy = RECIPES.get(given["recipe"], Policy())
-    return {name: getattr(policy, name) for name in POLICY_FLAGS}
+    defaults = {name: getattr(policy, name) for name in POLICY_FLAGS}
+    if given["criterion"] != "spirit":
+        defaults |= {"keep_used": False, "scope": "answer" if given["criterion"] == "pir" else "completion"}
+    return defaults
 
 
 def main() -> None:
@@ -119,12 +210,20 @@ def main() -> None:
     command.main(RefineConfig, run, __doc__ or "", recipe_defaults)
 
 
-def run(config: RefineConfig, make_scorer: Callable[[], Scorer] | None = None) -> int:
-    """Refine, or resume refining. Returns the exit status. `make_scorer` replaces the model's scorer."""
+def run(
+    config: RefineConfig,
+    make_scorer: Callable[[], Scorer] | None = None,
+    make_merger: MakeMerger | None = None,
+) -> int:
+    """Refine, or resume refining. Returns the exit status.
+
+    `make_scorer` replaces the model's scorer, and `make_merger` the merger that the flags name.
+    """
     corpus = inputs.open_corpus(
         config.input, config.format, config.columns, config.split, config.id_column, config.limit
     )
     dtype = resolve_dtype(config.dtype, config.device)
+    checked = None
     if make_scorer is None:
         checked = check_model(config.model, offsets=True)
         model = checked.identity
@@ -134,16 +233,24 @@ def run(config: RefineConfig, make_scorer: Callable[[], Scorer] | None = None) -
     else:
         model = {"model": repr(make_scorer)}
     policy = config.policy()
+    merger, merger_identity = config.merging(checked, dtype)
     token_budget = config.token_budget or default_token_budget(config.device)
+    share = min(1.0, config.control / max(1, inputs.estimate_rows(corpus).num_rows))
+    how = Refining(policy, share, make_merger or merger, config.num_merging)
     pool = Pool(
         Refiner,
         REFINEMENT,
-        lambda output, session: (make_scorer, policy, output, session),
-        rows_at_once(token_budget),
+        lambda output, session: (make_scorer, how, output, session),
+        rows_at_once(token_budget, config.num_merging),
     )
     if config.dry_run:
         return _dry_run(config, config.dry_run, corpus, pool)
-    identity = {"model": {**model, "dtype": dtype}, "policy": dataclasses.asdict(policy)}
+    identity = {
+        "model": {**model, "dtype": dtype},
+        "policy": dataclasses.asdict(policy),
+        "control": config.control,
+        "merger": merger_identity,
+    }
     doing = f"refining with {model['model']}"
     folder = Path(config.model).expanduser()
     seen = (("--model", str(folder.resolve())),) if folder.is_dir() else ()

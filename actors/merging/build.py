@@ -15,7 +15,7 @@ from actors.scoring.protocol import Scorer
 
 MergerKind: TypeAlias = Literal["none", "local", "openai"]
 MakeMerger: TypeAlias = Callable[[Scorer, RunFolder], Merger]
-MERGERS: Final[Mapping[MergerKind, str]] = MappingProxyType(
+MERGERS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "none": "no step is merged",
         "local": "the model that scores",
@@ -46,7 +46,8 @@ class LocalMergerFactory:
             dtype=self.dtype,
             num_threads=self.num_threads,
         )
-        return EngineMerger(engine, is_chat=bool(self.model.tokenizer.chat_template))
+        # A text to continue suits a base model, and a small chat model too: it answers a message with an essay.
+        return EngineMerger(engine, is_chat=False)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Final
 from actors.engines.protocol import Engine, SampleRequest
 from actors.errors import EndpointDown
 from actors.merging.cache import MergeCache
-from algorithms.refinement.merge_prompt import merge_prompt, merged_step
+from algorithms.refinement.merge_prompt import line_end, merge_prompt, merged_step
 from algorithms.refinement.requests import MergeReply, MergeRequest
 from algorithms.row_errors import RowError
 from algorithms.sampling import SamplingParams
@@ -20,15 +20,17 @@ CUT: Final = "cut"  # the reply reached MAX_TOKENS
 
 
 class EngineMerger:
-    """A merger that asks `engine` greedily. `cache`: where replies are kept, None for a model of one's own."""
+    """A merger that asks `engine` greedily.
+
+    `is_chat`: the model gets a user's message, not a text to continue. `cache`: where replies are kept, None for a
+    model of one's own.
+    """
 
     def __init__(self, engine: Engine, *, is_chat: bool, cache: MergeCache | None = None) -> None:
         self.concurrency = engine.concurrency
         self._engine = engine
         self._is_chat = is_chat
         self._cache = cache
-        # A base model goes on with another example; a merged step is one line.
-        self._params = SamplingParams(0.0, max_tokens=MAX_TOKENS, stop=() if is_chat else ("\n",))
 
     async def merge(self, request: MergeRequest) -> MergeReply:
         """The merged step, or the name of the problem. Raises UserError if the endpoint refuses access."""
@@ -36,8 +38,9 @@ class EngineMerger:
         if kept is not None:
             return MergeReply(kept)
         prompt = merge_prompt(request, is_chat=self._is_chat)
+        params = SamplingParams(0.0, max_tokens=MAX_TOKENS, stop=() if self._is_chat else (line_end(request),))
         try:
-            sample = await self._engine.sample(SampleRequest(prompt, self._params))
+            sample = await self._engine.sample(SampleRequest(prompt, params))
         except EndpointDown:
             return MergeReply(problem=ENDPOINT_DOWN)
         except RowError as error:

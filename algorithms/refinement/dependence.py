@@ -4,9 +4,10 @@ Perplexity is a mean, and a good model guesses much of what a removed step said.
 = 17" is gone, and which goes on with 17, teaches to guess. So a step stays if it is the first to state something that a
 later step uses: a number, a name, a symbol, or the result of an equation that was not stated before.
 
-A later step that derives the number by itself, as in "16 - 3 - 4 = 9", does not depend on the first one. An equation
-between the numbers of one that was stated before is nothing new: 17 - 5 = 12 only checks 12 + 5 = 17, and a step that
-calculates 12 + 5 = 17 again derives nothing.
+A later step that calculates a number by itself does not depend on one that only announced it. An equation between the
+numbers of one that was stated before is nothing new: 17 - 5 = 12 only checks 12 + 5 = 17, and a step that calculates
+12 + 5 = 17 again states nothing; unless it says of what, in words of the question that the first one lacks.
+An equation with a symbol is used by each later step that goes on with the symbol.
 
 The reading is by patterns, the same for all corpora, and needs no model. It errs towards keeping.
 """
@@ -20,13 +21,15 @@ from typing import Final
 NUMBER: Final = re.compile(r"\d+(?:\.\d+)?")
 THOUSANDS: Final = re.compile(r"(?<=\d)(?:,|\{,\}|\\,)(?=\d{3}(?!\d))")
 NUMBER_WORDS: Final = {  # "one" is mostly no number
-    "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10",
-    "eleven": "11", "twelve": "12",
+    "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
+    "eight": "8", "nine": "9", "ten": "10", "eleven": "11", "twelve": "12",
 }  # fmt: skip
 NAME: Final = re.compile(r"(?<![.!?:]\s)(?<![\w\\])(?<!^)(?<!\n)[A-Z][a-z]+\b")  # not where a sentence begins
 TOKEN: Final = re.compile(
     r"""(?P<number>\d+(?:\.\d+)?)
-      |(?P<operator>[-+*/×÷·^−]|\\(?:times|div|cdot|d?frac|sqrt)(?![a-zA-Z])|(?<=\d)\s+x\s+(?=[\d(])|√)
+      |(?P<unit>/\s*[A-Za-z]{2,})
+      |(?P<operator>[-+*/×÷·^−]|\\(?:times|div|cdot|d?frac|sqrt)(?![a-zA-Z])
+          |(?<=\s)x\s+(?=[$£€]?[\d(])|√|\bof\b(?=\s+[$£€]?\d))
       |(?P<equals>=)
       |(?P<bracket>[][(){}$€£%]|\\[][(){}$%]|\\(?:left|right)\b)
       |(?P<symbol>(?<![A-Za-z\\'’])(?![aAI]\b)[A-Za-z]['′]?(?![A-Za-z'’]))
@@ -35,64 +38,148 @@ TOKEN: Final = re.compile(
     re.VERBOSE,
 )
 UNIT_WORDS: Final = 3  # words between a number and the operator after it, as in 16 eggs - 3 eggs
+NO_UNITS: Final = re.compile(
+    r"is|are|was|were|be|ha[sd]|have|g[ia]ves?|makes?|equals|and|or|so|because|since|then|when|where|which|that|to|by"
+    r"|at|in|from|for|with|as|the|an?|we|get|now",
+    re.IGNORECASE,
+)
+FUNCTION_WORDS: Final = frozenset(
+    {"the", "an", "and", "or", "of", "to", "in", "on", "at", "by", "for", "with", "from", "that", "this", "these", "is"}
+    | {"are", "was", "were", "be", "has", "have", "had", "it", "its", "he", "she", "they", "his", "her", "their", "we"}
+    | {"all", "each", "per", "how", "many", "much", "what", "which", "if", "as", "so", "than", "then", "there", "do"}
+    | {"does", "did", "will", "would", "can", "not", "no", "now", "also", "who", "when", "where", "find", "value"}
+)
 IN_EXPRESSIONS: Final = frozenset({"number", "operator", "bracket", "symbol"})
 
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """A stated equation: its numbers and symbols, sorted, and the numbers that it gives."""
+    """A stated equation: its numbers and symbols, sorted, and what it gives: the numbers at its right, its symbols."""
 
     parts: tuple[str, ...]
-    results: frozenset[str]
+    gives: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What a step states.
 
-    `stated`: numbers, names and symbols. `derived`: the results that the step does not mention before it calculates
-    them, each with the equations that give it.
+    `stated`: numbers, names and symbols. `derived`: the results of calculations that the step does not mention before.
+    `words`: all words, in lower case.
     """
 
     stated: frozenset[str]
     equations: tuple[Equation, ...]
-    derived: frozenset[tuple[str, Equation]]
+    derived: frozenset[str]
+    words: frozenset[str]
 
 
 def is_used_later(question: str, steps: Sequence[str], index: int) -> bool:
     """Whether step `index` first states something that a later step uses."""
-    own = read_facts(steps[index])
-    before = [read_facts(text) for text in (question, *steps[:index])]
-    known = {equation.parts for facts in before for equation in facts.equations}
+    own, asked = read_facts(steps[index]), read_facts(question)
+    before = [asked, *map(read_facts, steps[:index])]
     new = set(own.stated).difference(*(facts.stated for facts in before))
     for equation in own.equations:
-        if equation.parts not in known:
-            new |= equation.results
-    repeated = {equation.parts for equation in own.equations}
+        subject = own.words & asked.words - FUNCTION_WORDS
+        if not any(_states(facts, equation, subject) for facts in before):
+            new |= equation.gives
+    calculated = {number for equation in own.equations for number in equation.gives}
     for text in steps[index + 1 :]:
         later = read_facts(text)
-        derived = {number for number, equation in later.derived if equation.parts not in repeated}
+        # A number that both calculate stands for two things, or for one that is calculated again to be used.
+        derived = later.derived - calculated
         if new & (later.stated - derived):
             return True
         new -= derived  # what follows uses that
     return False
 
 
+def _states(facts: Facts, equation: Equation, subject: frozenset[str]) -> bool:
+    """Whether a step, or the question, states an equation of the same parts, and about the same subject."""
+    return subject <= facts.words and any(each.parts == equation.parts for each in facts.equations)
+
+
 @lru_cache(maxsize=1 << 14)
 def read_facts(text: str) -> Facts:
     """The facts of one step, or of a question."""
     text = THOUSANDS.sub("", text)
-    tokens = [(match.lastgroup or "", match[0], match.start()) for match in TOKEN.finditer(text)]
-    symbols = {value for kind, value, _ in tokens if kind == "symbol"}
+    tokens = _tokens(text)
     equations: list[Equation] = []
-    derived: set[tuple[str, Equation]] = set()
-    for place, kind, start in _without_units(tokens):
-        if kind != "equals":
+    derived: set[str] = set()
+    for place, token in enumerate(tokens):
+        if token.kind != "equals":
             continue
-        equation = _equation(*_sides(tokens, place))
-        if equation is not None:
-            equations.append(equation)
-            mentioned = numbers_of(text[:start]) - set(_side_numbers(tokens, place))
-            derived |= {(number, equation) for number in equation.results - mentioned}
-    stated = numbers_of(text) | symbols | {match[0] for match in NAME.finditer(text)}
-    return Facts(frozenset(stated), tuple(equations), frozenset(derived))
+        left, right = _run(tokens[:place][::-1])[::-1], _run(tokens[place + 1 :])
+        equation = _equation(left, right)
+        if equation is None:
+            continue
+        equations.append(equation)
+        if len(_numbers(right)) == 1 and any(token.kind == "operator" for token in left):
+            derived |= set(_numbers(right)).difference(_numbers(left), numbers_of(text[: left[0].start]))
+    symbols = {token.text for token in tokens if token.kind == "symbol"}
+    names = {match[0] for match in NAME.finditer(text)}
+    words = frozenset(re.findall(r"[^\W\d_]{2,}", text.lower()))
+    return Facts(frozenset(numbers_of(text) | symbols | names), tuple(equations), frozenset(derived), words)
+
+
+def numbers_of(text: str) -> set[str]:
+    """The numbers of a text, as digits or as words up to twelve, each in one form."""
+    text = THOUSANDS.sub("", text)
+    words = (NUMBER_WORDS.get(word.lower()) for word in re.findall(r"[A-Za-z]+", text))
+    return {_canonical(number) for number in NUMBER.findall(text)} | {word for word in words if word}
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    kind: str  # number, operator, equals, bracket, symbol, word or stop
+    text: str
+    start: int
+
+    @property
+    def can_be_unit(self) -> bool:
+        return self.kind == "word" and not NO_UNITS.fullmatch(self.text)
+
+
+def _tokens(text: str) -> list[_Token]:
+    """The tokens of a text, without the words between a number and the operator or sign after it."""
+    matches = (match for match in TOKEN.finditer(text) if match.lastgroup != "unit")  # miles/hour
+    found = [_Token(match.lastgroup or "", match[0], match.start()) for match in matches]
+    kept: list[_Token] = []
+    place = 0
+    while place < len(found):
+        kept.append(found[place])
+        place += 1
+        if kept[-1].kind == "number":
+            after = place
+            while after < len(found) and found[after].can_be_unit and after - place < UNIT_WORDS:
+                after += 1
+            if after < len(found) and found[after].kind in ("operator", "equals"):
+                place = after
+    return kept
+
+
+def _run(tokens: Sequence[_Token]) -> list[_Token]:
+    """The tokens at the beginning that can belong to one side of an equation."""
+    end = next((place for place, token in enumerate(tokens) if token.kind not in IN_EXPRESSIONS), len(tokens))
+    return list(tokens[:end])
+
+
+def _equation(left: Sequence[_Token], right: Sequence[_Token]) -> Equation | None:
+    """The equation of two sides; None if one is empty."""
+    if not all(any(token.kind in ("number", "symbol") for token in side) for side in (left, right)):
+        return None
+    symbols = [token.text for token in (*left, *right) if token.kind == "symbol"]
+    numbers = _numbers(right)
+    # 12 + 5 = 17 gives 17. A division read backwards, 808 = 6 * 134 + 4, gives what stands at the right as well.
+    return Equation(tuple(sorted([*_numbers(left), *numbers, *symbols])), frozenset([*numbers, *symbols]))
+
+
+def _numbers(side: Sequence[_Token]) -> list[str]:
+    return [_canonical(token.text) for token in side if token.kind == "number"]
+
+
+def _canonical(number: str) -> str:
+    """One form of equal numbers: 07.50 is 7.5."""
+    whole, _, fraction = number.partition(".")
+    fraction = fraction.rstrip("0")
+    return (whole.lstrip("0") or "0") + (f".{fraction}" if fraction else "")

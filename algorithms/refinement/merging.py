@@ -155,10 +155,24 @@ def _loses_used(merge: Merge) -> bool:
     return not needed <= known
 
 
+def _loses_number(merge: Merge) -> bool:
+    """It lacks a number of the two steps that they did not calculate on the way."""
+    calculated = read_facts(merge.first).derived | read_facts(merge.second).derived
+    return not numbers_of(merge.replaced) - calculated <= numbers_of(merge.text)
+
+
 def _invents_number(merge: Merge) -> bool:
     """It states a number that nothing before it, nor the two steps, state."""
     known = numbers_of(merge.replaced).union(*(numbers_of(text) for text in _given(merge)))
     return not numbers_of(merge.text) <= known
+
+
+def _leaves_unexplained(merge: Merge) -> bool:
+    """It uses a number that one of the two steps calculates, and does not calculate it: 24 + 12 = 36, without 24."""
+    given = set().union(*(numbers_of(text) for text in _given(merge)))
+    two = read_facts(merge.first).derived | read_facts(merge.second).derived
+    own = {number for equation in read_facts(merge.text).equations for number in equation.gives}
+    return not numbers_of(merge.text) & two - given <= own
 
 
 def _claims_false(merge: Merge) -> bool:
@@ -184,7 +198,9 @@ RULES: Final[Mapping[str, Callable[[Merge], bool]]] = MappingProxyType(
         "other_words": _has_other_words,
         "answer_changed": _changes_answer,
         "fact_lost": _loses_used,
+        "number_lost": _loses_number,
         "number_invented": _invents_number,
+        "unexplained": _leaves_unexplained,
         "claim_false": _claims_false,
     }
 )

@@ -1,7 +1,7 @@
 """Refine one chain by the criterion that the policy names, and the random control beside it."""
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -12,12 +12,27 @@ from algorithms.refinement.policy import Criterion, Policy
 from algorithms.refinement.requests import Refining, Reply, Request
 from algorithms.refinement.spirit import refine_greedily
 
-CRITERIA: Final[Mapping[Criterion, Callable[[Chain, Policy], Refining]]] = MappingProxyType(
+
+@dataclass(frozen=True, slots=True)
+class CriterionKind:
+    """One criterion, as a person reads of it, and its generator."""
+
+    description: str
+    refine: Callable[[Chain, Policy], Refining]
+
+
+CRITERIA: Final[Mapping[Criterion, CriterionKind]] = MappingProxyType(
     {
-        "spirit": refine_greedily,
-        "pir": refine_in_one_pass,
-        "surprisal": refine_in_one_pass,
-        "random": refine_in_one_pass,
+        "spirit": CriterionKind(
+            "again and again, the step whose removal raises the perplexity of --scope least", refine_greedily
+        ),
+        "pir": CriterionKind(
+            "once, the steps whose removal raises the perplexity of the answer least, below t1", refine_in_one_pass
+        ),
+        "surprisal": CriterionKind(
+            "once, the steps whose first token surprises the model least; needs --remove-ratio", refine_in_one_pass
+        ),
+        "random": CriterionKind("once, at random, the control; needs --remove-ratio", refine_in_one_pass),
     }
 )
 
@@ -27,7 +42,7 @@ def refine(chain: Chain, policy: Policy) -> Refining:
 
     Raises ValueError if the chain has no steps.
     """
-    return CRITERIA[policy.criterion](chain, policy)
+    return CRITERIA[policy.criterion].refine(chain, policy)
 
 
 def refine_with_control(chain: Chain, policy: Policy) -> Generator[Request, Reply, tuple[Refinement, Refinement]]:

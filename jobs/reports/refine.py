@@ -1,6 +1,8 @@
 """The report of a refinement run: what was removed, what scoring cost, chains before and after."""
 
+import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,10 +18,55 @@ from jobs.reports import plots
 from jobs.reports.parts import BUCKETS_PER_DECADE, Report, Reservoir, count_lengths, count_reasons, records_at
 
 NUMBER_COLUMNS: Final = (
-    "status", "reason", "edits.list.element.index", "ppl_original", "ppl_refined",
-    "tokens_original", "tokens_refined",
+    "status", "reason", "edits.list.element.action", "merges.list.element.outcome", "ppl_original", "ppl_refined",
+    "tokens_original", "tokens_refined", "control_ppl", "control_tokens",
 )  # fmt: skip
+NORMAL_95: Final = 1.96  # standard errors
 RATIO_EDGES: Final = np.concatenate([np.linspace(0.0, 2.0, 41), [np.inf]])
+
+
+CHANGES: Final = ("refined", "control", "difference")
+TOKEN_COLUMNS: Final = ("tokens_original", "tokens_refined", "control_tokens")
+
+
+@dataclass
+class _Moments:
+    """The number of some values, their sum and the sum of their squares."""
+
+    num: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def add(self, values: np.ndarray) -> None:
+        """Take in values [N]."""
+        self.num += len(values)
+        self.total += float(values.sum())
+        self.squares += float((values**2).sum())
+
+    def ratio(self) -> list[float] | None:
+        """The exponential of the mean, and of its 95% interval; None for no values."""
+        if self.num == 0:
+            return None
+        mean = self.total / self.num
+        spread = math.sqrt(max(0.0, self.squares / self.num - mean**2) / self.num) * NORMAL_95
+        return [math.exp(value) for value in (mean, mean - spread, mean + spread)]
+
+
+@dataclass
+class _Control:
+    """Sums over the rows of the control. The logarithms of perplexity, after / before, come one for each row."""
+
+    num_rows: int = 0
+    tokens: Counter[str] = field(default_factory=Counter)
+    changes: dict[str, _Moments] = field(default_factory=lambda: {name: _Moments() for name in CHANGES})
+
+    def add(self, original: np.ndarray, refined: np.ndarray, control: np.ndarray, tokens: Mapping[str, int]) -> None:
+        """Take in some rows' perplexities [N], and the sums of their tokens."""
+        self.num_rows += len(control)
+        self.tokens.update(tokens)
+        changes = np.log(refined / original), np.log(control / original), np.log(refined / control)
+        for name, values in zip(CHANGES, changes, strict=True):
+            self.changes[name].add(values[np.isfinite(values)])
 
 
 @dataclass
@@ -30,6 +77,9 @@ class _Survey:
         default_factory=lambda: {status: Counter() for status in REFINEMENT.statuses}
     )
     removed: Counter[int] = field(default_factory=Counter)
+    merged: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)  # of merges
+    control: _Control = field(default_factory=_Control)
     ratios: np.ndarray = field(default_factory=lambda: np.zeros(len(RATIO_EDGES) - 1, dtype=np.int64))
     before: Counter[int] = field(default_factory=Counter)  # tokens, in logarithmic buckets
     after: Counter[int] = field(default_factory=Counter)
@@ -48,15 +98,28 @@ def build(run: RunFolder) -> Report:
 def summary(facts: dict[str, Any]) -> list[str]:
     """The facts as lines for a terminal."""
     rows, tokens, scored = facts["rows"], facts["reasoning_tokens"], facts["scoring"]
+    merges = facts["merges"]
+    merged = f", {merges['accepted']:,} of {merges['tried']:,} merges accepted" if merges["tried"] else ""
+    control = [_control_line(facts["control"])] if facts["control"] else []
     return [
         f"rows        {rows['total']:,}: {rows['refined']:,} refined, {rows['unchanged']:,} unchanged, "
         f"{rows['quarantined']:,} quarantined",
         *(f"              {count:,} {reason}" for reason, count in facts["quarantined_by_reason"].items()),
         f"reasoning   {tokens['original']:,} -> {tokens['refined']:,} tokens ({-tokens['saved_fraction']:+.1%}), "
-        f"{facts['steps_removed']:,} steps removed",
+        f"{facts['steps_removed']:,} steps removed{merged}",
+        *control,
         f"scoring     {scored['tokens_forwarded']:,} tokens forwarded, {scored['ratio']:.2f} times fewer than "
         "one forward per variant",
     ]
+
+
+def _control_line(control: dict[str, Any]) -> str:
+    ours, random = (
+        f"{-control['tokens'][name] / max(1, control['tokens']['original']) + 1:.1%} fewer tokens at "
+        f"{control['ppl_ratio'][name][0]:.3f} times the perplexity"
+        for name in ("refined", "control")
+    )
+    return f"control     {control['rows']:,} rows: {ours}; at random {random}"
 
 
 def _survey(store: RecordStore) -> _Survey:
@@ -69,7 +132,16 @@ def _survey(store: RecordStore) -> _Survey:
             if status == "refined":
                 survey.examples.offer(number + offset)
         removed = pc.list_value_length(batch["edits"]).fill_null(0).to_numpy(zero_copy_only=False)
+        survey.merged += pc.sum(pc.equal(pc.list_flatten(batch["edits"]).field("action"), "merge")).as_py() or 0
+        survey.outcomes.update(pc.list_flatten(batch["merges"]).field("outcome").to_pylist())
         original, refined = (_floats(batch[name]) for name in ("ppl_original", "ppl_refined"))
+        control = _floats(batch["control_ppl"])
+        both = ~np.isnan(control)
+        sums = {
+            name: int(np.nansum(_floats(batch[column])[both]))
+            for name, column in zip(("original", *CHANGES), TOKEN_COLUMNS, strict=False)
+        }
+        survey.control.add(original[both], refined[both], control[both], sums)
         scored = ~np.isnan(original)
         survey.removed.update(removed[scored].tolist())
         with np.errstate(invalid="ignore"):
@@ -92,7 +164,14 @@ def _facts(survey: _Survey, totals: Totals) -> dict[str, Any]:
         "rows": {"total": totals.num_rows, **{status: totals.statuses[status] for status in REFINEMENT.statuses}},
         "quarantined_by_reason": dict(survey.reasons["quarantined"].most_common()),
         "unchanged_by_reason": dict(survey.reasons["unchanged"].most_common()),
-        "steps_removed": sum(number * rows for number, rows in survey.removed.items()),
+        "steps_removed": sum(number * rows for number, rows in survey.removed.items()) - survey.merged,
+        "steps_merged": survey.merged,
+        "merges": {
+            "tried": survey.outcomes.total(),
+            "accepted": survey.outcomes["accepted"],
+            "by_outcome": dict(survey.outcomes.most_common()),
+        },
+        "control": _control_facts(survey.control),
         "rows_by_steps_removed": {str(number): survey.removed[number] for number in sorted(survey.removed)},
         "reasoning_tokens": {
             "original": totals.sums["tokens_original"],
@@ -112,13 +191,25 @@ def _facts(survey: _Survey, totals: Totals) -> dict[str, Any]:
     }
 
 
+def _control_facts(control: _Control) -> dict[str, Any] | None:
+    """Perplexity after / before, geometric means with 95% intervals, on the rows of the control; None without any."""
+    if control.num_rows == 0:
+        return None
+    return {
+        "rows": control.num_rows,
+        "tokens": {name: control.tokens[name] for name in ("original", "refined", "control")},
+        "ppl_ratio": {name: moments.ratio() for name, moments in control.changes.items()},
+    }
+
+
 def _example(record: dict[str, Any]) -> dict[str, Any]:
     """Replay the edits on the steps, leaving removed steps in their places."""
     shown = [{"text": text, "fate": "kept"} for text in record["steps"]]
     for edit in record["edits"]:
         alive = [step for step in shown if step["fate"] in ("kept", "merged")]
         step = alive[edit["index"]]
-        step["ratio"] = edit["ratio"]
+        if edit["ratio"] is not None:
+            step["ratio"] = edit["ratio"]
         if edit["action"] == "merge":
             alive[edit["index"] + 1]["fate"] = "removed"
             step.update(fate="merged", text=edit["after"])

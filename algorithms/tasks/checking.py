@@ -1,10 +1,10 @@
 """A proof that a made problem is right, with its redundant steps and without them.
 
 A second solver reads the question's text and computes the answer by other means than the task does. Every equation in
-the steps must hold. Each number that a needed step uses must be given, be a constant of the task, or come from an earlier
-needed step or from a calculation in the step itself, so the needed steps stand on their own. A redundant step states
-nothing that was not stated before; a detour may, but its result is never used. Numbers are compared by size, without
-sign; equations are compared with signs.
+the steps must hold. Each number that a needed step uses must be given, be a constant of the task, or come from an
+earlier needed step or from a calculation in the step itself, so the needed steps stand on their own. A redundant step
+states nothing that was not stated before; a detour may, but its result is never used. Numbers are compared by size,
+without sign; equations are compared with signs.
 """
 
 import itertools
@@ -74,6 +74,7 @@ def _flow(truth: _Truth, problem: MarkedProblem, marked: Mapping[int, str]) -> I
     constants = {Fraction(number) for number in truth.constants}
     useless: set[Fraction] = set()
     said: set[tuple[str, str]] = set()
+    pairs = [_pairs(step) for step in problem.steps]
     needed: list[str] = []
     for index, step in enumerate(problem.steps):
         name = f"step {index} ({step!r})"
@@ -81,7 +82,8 @@ def _flow(truth: _Truth, problem: MarkedProblem, marked: Mapping[int, str]) -> I
         if index in marked:
             yield from (f"{name}: {wrong}" for wrong in _false_equations(step, truth))
             new = mentioned - stated
-            if _pairs(step) & set().union(*(_pairs(later) for later in _needed_after(problem, index))) - said:
+            later = (pairs[place] for place in range(index, len(pairs)) if place not in marked)
+            if pairs[index] & set().union(*later) - said:
                 yield f"{name} is redundant, but states what a needed step states later"
             if marked[index] == "detour":
                 useless |= new
@@ -89,7 +91,7 @@ def _flow(truth: _Truth, problem: MarkedProblem, marked: Mapping[int, str]) -> I
                 yield f"{name} is redundant, but states {_shown(new)} for the first time"
             continue
         needed.append(step)
-        said |= _pairs(step)
+        said |= pairs[index]
         known = stated | constants | {Fraction(number) for number in truth.derived(needed)}
         yield from (f"{name}: {wrong}" for wrong in _false_equations(step, truth))
         unknown = _unknown(step, truth, known)
@@ -98,10 +100,6 @@ def _flow(truth: _Truth, problem: MarkedProblem, marked: Mapping[int, str]) -> I
         if useless & mentioned:
             yield f"{name} uses {_shown(useless & mentioned)} from a detour"
         stated |= mentioned
-
-
-def _needed_after(problem: MarkedProblem, index: int) -> list[str]:
-    return [step for later, step in enumerate(problem.steps) if later > index and later not in problem.redundant]
 
 
 def _pairs(step: str) -> set[tuple[str, str]]:

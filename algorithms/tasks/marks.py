@@ -9,6 +9,7 @@
 The wordings of each kind form two disjoint sets, "a" and "b". Tune a criterion on one and test it on the other.
 """
 
+import functools
 import random
 import re
 import string
@@ -165,10 +166,14 @@ def _fitting(wordings: Wordings, place: Place, used: set[str]) -> dict[str, list
     found: dict[str, list[str]] = {}
     for kind, sets in WORDINGS.items():
         for text in (text for name, texts in sets.items() if wordings in (name, "all") for text in texts):
-            fields = {name for _, name, _, _ in string.Formatter().parse(text) if name}
-            if text not in used and fields <= {*place}:
+            if text not in used and _fields(text) <= {*place}:
                 found.setdefault(kind, []).append(text)
     return found
+
+
+@functools.cache
+def _fields(wording: str) -> frozenset[str]:
+    return frozenset(name for _, name, _, _ in string.Formatter().parse(wording) if name)
 
 
 def _places(solved: SolvedProblem, rng: random.Random) -> list[Place]:

@@ -29,7 +29,7 @@ def generate(rng: random.Random, difficulty: Difficulty) -> SolvedProblem:
             rng.choice(
                 (
                     "Expanding the left bracket, {0}, so the equation becomes {1}.",
-                    "First we expand the bracket on the left: {0}. This gives {1}.",
+                    "We expand the bracket on the left: {0}. This gives {1}.",
                     "We multiply out the left bracket, {0}, and get {1}.",
                 )
             ).format(f"{_bracket(a, b)} = {_linear(a, a * b)}", f"{_linear(a, a * b)} {_signed(c)} = {right}"),

@@ -16,7 +16,8 @@ SPAN: Final = re.compile(r"(?:f'?(?=\()|(?<![A-Za-z'])x(?![A-Za-z'])|\d+(?:\.\d+
 
 
 def numbers(text: str) -> set[Fraction]:
-    """The sizes of all numbers in a text, without signs, those written as words included."""
+    """The sizes of all numbers in a text, without signs, those written as words included. A 24-hour clock is a name."""
+    text = text.replace("24-hour", "")
     found = {Fraction(number) for number in re.findall(r"\d+(?:\.\d+)?", text)}
     return found | {Fraction(size) for word, size in NUMBER_WORDS.items() if word in text.lower()}
 

@@ -17,7 +17,7 @@ QUESTIONS: Final = (
 DERIVATIVES: Final = (
     "The derivative of {term} is {calculation}.",
     "By the power rule, the derivative of {term} is {calculation}.",
-    "Differentiating term by term, the derivative of {term} is {calculation}.",
+    "Using the power rule, we find that the derivative of {term} is {calculation}.",
 )
 WHOLES: Final = (
     "Together, f'(x) = {0}.",

@@ -16,7 +16,10 @@ from algorithms.tasks.marks import Place, Wordings, insert, last_sentence
 from algorithms.tasks.problem import MarkedProblem
 
 NUMBER: Final = r"(\d+(?:,\d{3})*(?:\.\d+)?)"
-CALCULATION: Final = re.compile(rf"(?<![\d.,]){NUMBER} ?([-+*/x×÷]) ?\$?{NUMBER} ?= ?\$?{NUMBER}(?![\d%]|[.,]\d)")
+UNIT: Final = r"(?: [A-Za-z]+){0,2}"  # in "6 cups x 2 = 12 cups"
+CALCULATION: Final = re.compile(
+    rf"(?<![\d.,]){NUMBER}{UNIT} ?([-+*/x×÷]) ?\$?{NUMBER}{UNIT} ?= ?\$?{NUMBER}(?![\d%]|[.,]\d)"
+)
 OPERATIONS: Final[Mapping[str, tuple[str, Callable[[Fraction, Fraction], Fraction]]]] = {
     "+": ("adding {a} and {b}", operator.add),
     "-": ("subtracting {b} from {a}", operator.sub),
@@ -25,6 +28,7 @@ OPERATIONS: Final[Mapping[str, tuple[str, Callable[[Fraction, Fraction], Fractio
 }
 SAME_SIGN: Final = {"x": "*", "×": "*", "÷": "/"}
 INVERSES: Final = {"+": "{c} - {b} = {a}", "-": "{c} + {b} = {a}", "*": "{c} / {b} = {a}", "/": "{c} * {b} = {a}"}
+SIGNS: Final = ("+", "-", "*", "/", "×", "÷", "^", "%", "=")  # beside a calculation: it is part of a longer one
 OPEN_ENDS: Final = (":", ",", ";", "(", "=", "\\\\")  # a step that ends so goes on in the next one
 LONGEST_QUESTION: Final = 200  # characters of a sentence that a step repeats
 
@@ -47,25 +51,34 @@ def _places(chain: Chain) -> list[Place]:
     question = last_sentence(chain.question)
     common = {"question": question} if len(question) <= LONGEST_QUESTION and "\n" not in question else {}
     answer = answer_step(chain)
+    calculations = [_calculations(step) for step in chain.steps]
     places: list[Place] = [{**common, "start": ""}]
     for index, before in enumerate(chain.steps[:-1]):
         is_closed = bool(before.strip()) and not before.rstrip().endswith(OPEN_ENDS)
         is_early = answer is None or index < answer
-        places.append({**common, "after": "", **_calculation(before)} if is_closed and is_early else {})
+        said_later = {each["said"] for later in calculations[index + 1 :] for each in later}
+        place = dict(calculations[index][-1]) if calculations[index] else {}
+        if place.get("inverse") in said_later:  # then it would not be redundant
+            del place["inverse"]
+        places.append({**common, "after": "", **place} if is_closed and is_early else {})
     return places[: len(chain.steps)]
 
 
-def _calculation(step: str) -> Mapping[str, str]:
-    """The last calculation `a op b = c` of a step that holds, in the fields of wordings; empty if there is none."""
-    for found in reversed(list(CALCULATION.finditer(step))):
+def _calculations(step: str) -> list[Mapping[str, str]]:
+    """The calculations `a op b = c` of a step that hold, in the fields of wordings. `said` is the whole calculation."""
+    calculations: list[Mapping[str, str]] = []
+    for found in CALCULATION.finditer(step):
         a, sign, b, c = found.groups()
         sign = SAME_SIGN.get(sign, sign)
         words, calculate = OPERATIONS[sign]
         left, right, result = (Fraction(number.replace(",", "")) for number in (a, b, c))
         before, behind = step[: found.start()].rstrip(" $"), step[found.end() :].lstrip()
-        is_part = before.endswith(("+", "-", "*", "/", "x", "×", "÷", "^", "%", "=")) or behind[:1] in tuple("+-*/×÷^=")
+        is_part = before.endswith(SIGNS) or behind.startswith(SIGNS)
         if is_part or (sign == "/" and not right) or calculate(left, right) != result:
             continue
         place = {"expression": f"{a} {sign} {b}", "value": c, "operation": words.format(a=a, b=b)}
-        return place if sign == "*" and not right else place | {"inverse": INVERSES[sign].format(a=a, b=b, c=c)}
-    return {}
+        place["said"] = f"{place['expression']} = {c}"
+        if right or sign != "*":
+            place["inverse"] = INVERSES[sign].format(a=a, b=b, c=c)
+        calculations.append(place)
+    return calculations

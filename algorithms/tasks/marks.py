@@ -9,6 +9,7 @@
 The wordings of each kind form two disjoint sets, "a" and "b". Tune a criterion on one and test it on the other.
 """
 
+import functools
 import random
 import re
 import string
@@ -138,7 +139,7 @@ def insert(
     """The steps, with a redundant one at each place with probability `redundancy`.
 
     `places[i]` is the place before step i; an empty one takes no redundant step. No wording occurs twice as long as
-    others of its kind fit.
+    another one fits.
     """
     if not 0 <= redundancy <= 1:
         raise ValueError(f"redundancy must be between 0 and 1, got {redundancy}")
@@ -148,9 +149,9 @@ def insert(
     used: set[str] = set()
     for step, place in zip(steps, places, strict=True):
         if place and rng.random() < redundancy:
-            fitting = {kind: _fitting(kind, wordings, place) for kind in KINDS}
-            kind = rng.choice([kind for kind in KINDS if fitting[kind]])
-            wording = rng.choice([each for each in fitting[kind] if each not in used] or fitting[kind])
+            fitting = _fitting(wordings, place, used) or _fitting(wordings, place, set())
+            kind = rng.choice(list(fitting))
+            wording = rng.choice(fitting[kind])
             used.add(wording)
             for text in wording.format(**place).split("\n") if kind == "detour" else [wording.format(**place)]:
                 redundant.append(len(written))
@@ -160,26 +161,37 @@ def insert(
     return Inserted(tuple(written), tuple(redundant), tuple(kinds))
 
 
-def _fitting(kind: str, wordings: Wordings, place: Place) -> list[str]:
-    """The wordings of a kind whose fields the place has."""
-    chosen = [text for name, texts in WORDINGS[kind].items() if wordings in (name, "all") for text in texts]
-    return [text for text in chosen if {name for _, name, _, _ in string.Formatter().parse(text) if name} <= {*place}]
+def _fitting(wordings: Wordings, place: Place, used: set[str]) -> dict[str, list[str]]:
+    """The unused wordings whose fields the place has, by kind, for each kind that has any."""
+    found: dict[str, list[str]] = {}
+    for kind, sets in WORDINGS.items():
+        for text in (text for name, texts in sets.items() if wordings in (name, "all") for text in texts):
+            if text not in used and _fields(text) <= {*place}:
+                found.setdefault(kind, []).append(text)
+    return found
+
+
+@functools.cache
+def _fields(wording: str) -> frozenset[str]:
+    return frozenset(name for _, name, _, _ in string.Formatter().parse(wording) if name)
 
 
 def _places(solved: SolvedProblem, rng: random.Random) -> list[Place]:
     """The place before each step."""
     places: list[Place] = []
+    detours: set[str] = set()
     for index, step in enumerate(solved.steps):
         place = {
             "asked": solved.asked,
             "given": rng.choice(solved.givens),
             "question": last_sentence(solved.question),
-            "detour": _detour(solved, rng),
+            "detour": _detour(solved, rng, detours),
         }
         if index:
             before = solved.steps[index - 1]
             fields = {"what": before.what, "value": before.value, "expression": before.expression}
-            place |= fields | {"inverse": before.inverse, "next": step.what}
+            is_said_later = any(before.inverse in later.text for later in solved.steps[index:])
+            place |= fields | {"inverse": "" if is_said_later else before.inverse, "next": step.what}
         else:
             place |= {"first": step.what}
         place = {name: text for name, text in place.items() if text}
@@ -187,17 +199,23 @@ def _places(solved: SolvedProblem, rng: random.Random) -> list[Place]:
     return places
 
 
-def _detour(solved: SolvedProblem, rng: random.Random) -> str:
-    """A calculation with two numbers of the question, whose result no needed step and no question states; or ""."""
-    stated = numbers(solved.question).union(*(numbers(step.text) for step in solved.steps))
+def _detour(solved: SolvedProblem, rng: random.Random, taken: set[str]) -> str:
+    """A calculation with two numbers of the question that is not `taken`; or "" if none is found.
+
+    Neither the question nor a needed step states its result.
+    """
+    texts = [solved.question, *(step.text for step in solved.steps)]
+    stated = {int(number) for text in texts for number in re.findall(r"\d+", text)}.union(*map(numbers, texts))
     written = sorted({int(number) for number in re.findall(r"\d+", solved.question) if len(number) <= 3})
     if len(written) < 2:
         return ""
     for _ in range(10):
         low, high = sorted(rng.sample(written, 2))
         sign, value = rng.choice((("+", high + low), ("-", high - low), ("*", high * low)))
-        if value not in stated:
-            return f"{high} {sign} {low} = {value}"
+        detour = f"{high} {sign} {low} = {value}"
+        if value not in stated and detour not in taken:
+            taken.add(detour)
+            return detour
     return ""
 
 

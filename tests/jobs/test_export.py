@@ -188,27 +188,3 @@ def test_what_cannot_be_exported_is_refused_in_one_line_and_nothing_changes(
     assert complaint in error
     assert (tmp_path / "full" / "x").read_text() == "precious"
     assert not (tmp_path / "out").exists()
-
-
-def make_corpus(output, seed=5):
-    return call("make_corpus", "--rows", 30, "--seed", seed, "--output", output)
-
-
-def test_the_same_seed_makes_the_same_corpus(tmp_path):
-    assert [make_corpus(tmp_path / f"{n}.jsonl", seed) for n, seed in enumerate((5, 5, 6))] == [0, 0, 0]
-    one, same, other = ((tmp_path / f"{n}.jsonl").read_bytes() for n in range(3))
-    assert one == same != other
-
-
-def test_a_made_corpus_has_the_same_rows_in_both_formats(tmp_path):
-    assert make_corpus(tmp_path / "c.jsonl") == make_corpus(tmp_path / "c.parquet") == 0
-    lines = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
-    assert len(lines) == 30
-    assert pq.read_table(tmp_path / "c.parquet").to_pylist() == lines
-
-
-def test_a_corpus_of_another_format_is_not_made(tmp_path, capsys):
-    assert make_corpus(tmp_path / "c.csv") == 2
-    assert capsys.readouterr().err == (
-        f"make_corpus: error: --output {tmp_path / 'c.csv'} must end in .jsonl or .parquet\n"
-    )

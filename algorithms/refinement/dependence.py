@@ -12,8 +12,9 @@ An equation with a symbol is used by each later step that goes on with the symbo
 The reading is by patterns, the same for all corpora, and needs no model. It errs towards keeping.
 """
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -29,7 +30,7 @@ TOKEN: Final = re.compile(
     r"""(?P<number>\d+(?:\.\d+)?)
       |(?P<unit>/\s*[A-Za-z]{2,})
       |(?P<operator>[-+*/×÷·^−]|\\(?:times|div|cdot|d?frac|sqrt)(?![a-zA-Z])
-          |(?<=\s)x\s+(?=[$£€]?[\d(])|√|\bof\b(?=\s+[$£€]?\d))
+          |(?<=\s)x\s+(?=[$£€]?[\d(])|√|(?<=[\d%])\s+of\b(?=\s+[$£€]?\d))
       |(?P<equals>=)
       |(?P<bracket>[][(){}$€£%]|\\[][(){}$%]|\\(?:left|right)\b)
       |(?P<symbol>(?<![A-Za-z\\'’])(?![aAI]\b)[A-Za-z]['′]?(?![A-Za-z'’]))
@@ -64,11 +65,12 @@ class Equation:
 class Facts:
     """What a step states.
 
-    `stated`: numbers, names and symbols. `derived`: the results of calculations that the step does not mention before.
-    `words`: all words, in lower case.
+    `stated`: numbers, names and symbols. `expressions`: sums, products and the like, as in x + 30 and 4/52. `derived`:
+    the results of calculations that the step does not mention before. `words`: all words, in lower case.
     """
 
     stated: frozenset[str]
+    expressions: frozenset[str]
     equations: tuple[Equation, ...]
     derived: frozenset[str]
     words: frozenset[str]
@@ -83,12 +85,17 @@ def is_used_later(question: str, steps: Sequence[str], index: int) -> bool:
         subject = own.words & asked.words - FUNCTION_WORDS
         if not any(_states(facts, equation, subject) for facts in before):
             new |= equation.gives
+    formed = {
+        each for each in own.expressions if not any(each in known for facts in before for known in facts.expressions)
+    }
     calculated = {number for equation in own.equations for number in equation.gives}
     for text in steps[index + 1 :]:
         later = read_facts(text)
         # A number that both calculate stands for two things, or for one that is calculated again to be used.
         derived = later.derived - calculated
         if new & (later.stated - derived):
+            return True
+        if any(each in used for each in formed for used in later.expressions):
             return True
         new -= derived  # what follows uses that
     return False
@@ -119,7 +126,8 @@ def read_facts(text: str) -> Facts:
     symbols = {token.text for token in tokens if token.kind == "symbol"}
     names = {match[0] for match in NAME.finditer(text)}
     words = frozenset(re.findall(r"[^\W\d_]{2,}", text.lower()))
-    return Facts(frozenset(numbers_of(text) | symbols | names), tuple(equations), frozenset(derived), words)
+    stated = frozenset(numbers_of(text) | symbols | names)
+    return Facts(stated, frozenset(_expressions(tokens)), tuple(equations), frozenset(derived), words)
 
 
 def numbers_of(text: str) -> set[str]:
@@ -162,6 +170,14 @@ def _run(tokens: Sequence[_Token]) -> list[_Token]:
     """The tokens at the beginning that can belong to one side of an equation."""
     end = next((place for place, token in enumerate(tokens) if token.kind not in IN_EXPRESSIONS), len(tokens))
     return list(tokens[:end])
+
+
+def _expressions(tokens: Sequence[_Token]) -> Iterator[str]:
+    """The expressions with an operator, without brackets; one that holds another contains its text."""
+    for is_inside, group in itertools.groupby(tokens, lambda token: token.kind in IN_EXPRESSIONS):
+        run = [token for token in group if token.kind != "bracket"] if is_inside else []
+        if len(run) > 2 and any(token.kind == "operator" for token in run):
+            yield f" {' '.join(token.text.strip() for token in run)} "
 
 
 def _equation(left: Sequence[_Token], right: Sequence[_Token]) -> Equation | None:

@@ -25,7 +25,8 @@ NUMBER_WORDS: Final = {  # "one" is mostly no number
     "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
     "eight": "8", "nine": "9", "ten": "10", "eleven": "11", "twelve": "12",
 }  # fmt: skip
-NAME: Final = re.compile(r"(?<![.!?:]\s)(?<![\w\\])(?<!^)(?<!\n)[A-Z][a-z]+\b")  # not where a sentence begins
+CAPITALISED: Final = re.compile(r"(?<![\w\\])[A-Z][a-z]+\b")
+NAME: Final = re.compile(rf"(?<![.!?:]\s)(?<!^)(?<!\n){CAPITALISED.pattern}")  # not where a sentence begins
 TOKEN: Final = re.compile(
     r"""(?P<number>\d+(?:\.\d+)?)
       |(?P<unit>/\s*[A-Za-z]{2,})
@@ -65,11 +66,13 @@ class Equation:
 class Facts:
     """What a step states.
 
-    `stated`: numbers, names and symbols. `expressions`: sums, products and the like, as in x + 30 and 4/52. `derived`:
-    the results of calculations that the step does not mention before. `words`: all words, in lower case.
+    `stated`: numbers, names and symbols. `mentioned`: these, and words that may be names. `expressions`: sums, products
+    and the like, as in x + 30 and 4/52. `derived`: the results of calculations that the step does not mention before.
+    `words`: all words, in lower case.
     """
 
     stated: frozenset[str]
+    mentioned: frozenset[str]
     expressions: frozenset[str]
     equations: tuple[Equation, ...]
     derived: frozenset[str]
@@ -80,7 +83,7 @@ def is_used_later(question: str, steps: Sequence[str], index: int) -> bool:
     """Whether step `index` first states something that a later step uses."""
     own, asked = read_facts(steps[index]), read_facts(question)
     before = [asked, *map(read_facts, steps[:index])]
-    new = set(own.stated).difference(*(facts.stated for facts in before))
+    new = set(own.stated).difference(*(facts.mentioned for facts in before))
     for equation in own.equations:
         subject = own.words & asked.words - FUNCTION_WORDS
         if not any(_states(facts, equation, subject) for facts in before):
@@ -93,7 +96,7 @@ def is_used_later(question: str, steps: Sequence[str], index: int) -> bool:
         later = read_facts(text)
         # A number that both calculate stands for two things, or for one that is calculated again to be used.
         derived = later.derived - calculated
-        if new & (later.stated - derived):
+        if new & (later.mentioned - derived):
             return True
         if any(each in used for each in formed for used in later.expressions):
             return True
@@ -127,7 +130,8 @@ def read_facts(text: str) -> Facts:
     names = {match[0] for match in NAME.finditer(text)}
     words = frozenset(re.findall(r"[^\W\d_]{2,}", text.lower()))
     stated = frozenset(numbers_of(text) | symbols | names)
-    return Facts(stated, frozenset(_expressions(tokens)), tuple(equations), frozenset(derived), words)
+    mentioned = stated.union(CAPITALISED.findall(text))
+    return Facts(stated, mentioned, frozenset(_expressions(tokens)), tuple(equations), frozenset(derived), words)
 
 
 def numbers_of(text: str) -> set[str]:

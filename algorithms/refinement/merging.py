@@ -131,16 +131,9 @@ def _has_other_words(merge: Merge) -> bool:
 
 
 def _changes_answer(merge: Merge) -> bool:
-    """The two steps state the answer, and the merged one does not, or lacks a number of theirs."""
-    if not merge.states_answer:
-        return False
-    if merge.chain.answer.strip() and answer_step(Chain("", (merge.text,), merge.chain.answer)) is None:
-        return True
-    stating = next(
-        step for step in (merge.second, merge.first)
-        if not merge.chain.answer.strip() or answer_step(Chain("", (step,), merge.chain.answer)) is not None
-    )  # fmt: skip
-    return not numbers_of(stating) <= numbers_of(merge.text)
+    """One of the two steps states the answer, and the merged one does not."""
+    answer = merge.chain.answer.strip()
+    return merge.states_answer and bool(answer) and answer_step(Chain("", (merge.text,), answer)) is None
 
 
 def _loses_used(merge: Merge) -> bool:

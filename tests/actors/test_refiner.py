@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from actors.errors import SessionLost, UserError
-from actors.refiner import Refiner
+from actors.refiner import Refiner, Refining
 from actors.runs import ledger
 from actors.runs.corpus import CHAIN_SCHEMA
 from actors.runs.folder import open_run_folder
@@ -25,12 +25,13 @@ from tests.fixtures.runs import records
 from tests.fixtures.table_scorer import TableScorer, look_up
 
 POLICY = Policy(t1=1.0, unmerged="drop")
+REFINING = Refining(POLICY)
 
 
-def refiner(folder, scorer=TableScorer, session="s"):
+def refiner(folder, scorer=TableScorer, session="s", how=REFINING):
     run = open_run_folder(str(folder))
     begin_session(run, session)
-    return Refiner(scorer, POLICY, run, session)
+    return Refiner(scorer, how, run, session)
 
 
 def table_of(rows):
@@ -125,7 +126,7 @@ def test_only_the_last_session_may_write(tmp_path):
 
 def test_a_worker_that_cannot_see_the_run_says_so(tmp_path):
     with pytest.raises(UserError, match="cannot see output"):
-        Refiner(TableScorer, POLICY, open_run_folder(str(tmp_path / "elsewhere")), "s")
+        Refiner(TableScorer, Refining(POLICY), open_run_folder(str(tmp_path / "elsewhere")), "s")
 
 
 def test_finished_rows_are_committed_during_a_long_pass(tmp_path):

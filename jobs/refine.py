@@ -86,8 +86,8 @@ class RefineConfig(CorpusConfig):
     t2: float = Field(default=RECIPES["sluice"].t2, gt=0)
     """Stop refining a chain if, for every step, the perplexity without it is above t2 times the reference."""
     scope: Scope = RECIPES["sluice"].scope
-    """Tokens that perplexity counts: suffix (those after the removed step, with and without it), completion (reasoning
-    and answer), answer (the step that states it), or full (the question too)."""
+    """Tokens that perplexity counts: completion (reasoning and answer), suffix (those after the removed step, with and
+    without it), answer (the step that states it), or full (the question too)."""
     reference: Reference = RECIPES["sluice"].reference
     """Compare with the perplexity of the current chain, or of the original one."""
     protect_answer: bool = RECIPES["sluice"].protect_answer
@@ -127,8 +127,8 @@ class RefineConfig(CorpusConfig):
 
     @model_validator(mode="after")
     def _check_together(self) -> "RefineConfig":
-        self.policy()
         self._check_criterion()
+        self.policy()
         self._check_merging()
         if self.gpus_per_actor > 1:
             raise ValueError(

@@ -32,7 +32,7 @@ class Policy:
     t1: float = 1.0
     t2: float = 1.2
     remove_ratio: float | None = None
-    scope: Scope = "suffix"
+    scope: Scope = "completion"
     reference: Reference = "current"
     protect_answer: bool = True
     keep_used: bool = True

@@ -22,6 +22,7 @@ from algorithms.refinement.refine import refine
 from algorithms.row_errors import RowError
 from tests.fixtures.rows import chain_row
 from tests.fixtures.runs import records
+from tests.fixtures.scripted_merger import ScriptedMerger, ScriptedMergerFactory
 from tests.fixtures.table_scorer import TableScorer, look_up
 
 POLICY = Policy(t1=1.0, unmerged="drop")
@@ -345,3 +346,67 @@ def test_finished_rows_are_committed_while_slow_ones_are_at_work(tmp_path, monke
 
     call(refiner(tmp_path, functools.partial(Slow, token_budget=256)), [chain_row(number) for number in range(40)])
     assert committed[-1] > 20
+
+
+def merging(make_merger, rows=40, **policy):
+    return Refining(Policy(t1=0.01, t2=9.0, ask_merger=True, **policy), 0.0, make_merger, rows)
+
+
+def merge_rows(count):
+    """Rows whose steps share words, so that the longer of two steps is a faithful merge."""
+    steps = ["Look at the numbers.", "Look at the numbers once more.", "So it is done."]
+    return [chain_row(number, steps=[*steps, f"The answer is {number}."]) for number in range(count)]
+
+
+def test_rows_wait_for_merges_together_and_each_attempt_is_recorded(tmp_path):
+    merger = ScriptedMerger(0.05)
+    actor = refiner(tmp_path, how=merging(lambda scorer, run: merger))
+    rows = merge_rows(30)
+    call(actor, rows)
+    found = records(tmp_path)
+    assert len(found) == 30
+    assert merger.most_waiting >= 20  # all the others are scored, or wait as well
+    assert merger.num_asked == sum(len(record["merges"]) for record in found.values())
+    for record in found.values():
+        accepted = [merge for merge in record["merges"] if merge["outcome"] == "accepted"]
+        assert [merge["text"] for merge in accepted] == [
+            edit["after"] for edit in record["edits"] if edit["action"] == "merge"
+        ]
+        assert record["refined_steps"][-1] == record["steps"][-1]
+    assert {merge["outcome"] for record in found.values() for merge in record["merges"]} >= {"accepted"}
+
+
+def test_an_endpoint_that_is_down_leaves_rows_to_the_policy(tmp_path):
+    for unmerged, left in (("keep", 4), ("drop", 1), ("stop", 4)):
+        folder = tmp_path / unmerged
+        how = merging(ScriptedMergerFactory(problem="endpoint_down"), unmerged=unmerged)
+        call(refiner(folder, how=how), merge_rows(5))
+        found = records(folder)
+        assert [len(record["refined_steps"]) for record in found.values()] == [left] * 5
+        assert {merge["outcome"] for record in found.values() for merge in record["merges"]} == {"endpoint_down"}
+
+
+def test_a_merger_that_must_end_the_run_ends_it(tmp_path):
+    class Refused(ScriptedMerger):
+        async def merge(self, request):
+            raise UserError("the endpoint refuses access")
+
+    actor = refiner(tmp_path, how=merging(lambda scorer, run: Refused()))
+    with pytest.raises(UserError, match="refuses access"):
+        call(actor, merge_rows(3))
+
+
+def test_the_control_is_a_share_of_the_rows_that_every_session_agrees_on(tmp_path):
+    how = Refining(POLICY, 0.4)
+    rows = [chain_row(number) for number in range(200)]
+    call(refiner(tmp_path, how=how), rows)
+    found = records(tmp_path)
+    chosen = {row_id for row_id, record in found.items() if record["control_steps"] is not None}
+    assert 50 < len(chosen) < 110
+    assert chosen == {row["id"] for row in rows if how.has_control(row["id"])}
+    for row_id in chosen:
+        record = found[row_id]
+        assert len(record["control_steps"]) == len(record["refined_steps"])
+        assert record["control_ppl"] > 0
+        assert set(record["control_steps"]) <= set(record["steps"])
+    assert {found[row["id"]]["control_ppl"] for row in rows if row["id"] not in chosen} == {None}

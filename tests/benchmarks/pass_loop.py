@@ -128,7 +128,7 @@ def measure(source, rows, num_processes):
     with tempfile.TemporaryDirectory() as folder:
         run = open_run_folder(folder)
         begin_session(run, "s")
-        actor = Refiner(lambda: scorer, Refining(Policy()), run, "s")
+        actor = Refiner(lambda: scorer, Refining(Policy(scope="suffix", keep_used=False)), run, "s")
         before = cpu_seconds()
         asyncio.run(refine(actor, rows))
         own, preparing = (after - start for after, start in zip(cpu_seconds(), before, strict=True))

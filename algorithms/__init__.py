@@ -28,6 +28,7 @@ a table of numbers is enough to test nearly everything.
     prefix_forest    token sequences that share prefixes, flattened for one forward pass
     perplexity       which tokens count, and the exponential of their mean loss
     refinement       SPIRIT-FT as a generator: yields requests for perplexities, returns a Refinement
+    demonstrations   SPIRIT-FS as a generator: shortens aligned few-shot demonstrations, or does so by chance
     word_problems    generated arithmetic problems with redundant steps
     slips            their solutions with mistakes of a known kind
 

@@ -20,7 +20,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
-from algorithms.chains import Chain, answer_step
+from algorithms.chains import Chain, answer_step, wider_gap
 from algorithms.markup import is_balanced
 from algorithms.perplexity import Scope, Span
 
@@ -217,7 +217,7 @@ def _without(steps: list[_Step], index: int) -> list[_Step]:
     if before and after:
         gaps = steps[index].gap, after[0].gap
         if gaps[0] != gaps[1]:
-            after[0] = replace(after[0], gap=max(gaps, key=lambda gap: (gap.count("\n"), len(gap))))
+            after[0] = replace(after[0], gap=wider_gap(*gaps))
     return before + after
 
 
@@ -343,7 +343,7 @@ def _try_merge(
         assert text is None or isinstance(text, str), "the reply to a MergeRequest must be a text or None"
         before = first.text + builder.gap(second) + second.text
         stating = steps[stated].text if stated in (left, left + 1) else None
-        if text is None or not _is_faithful(text, before, stating, answer):
+        if text is None or not is_faithful(text, before, stating, answer):
             continue
         merged = _Step(text, first.gap, first.fixed or second.fixed, is_balanced(text))
         shorter = [*steps[:left], merged, *steps[left + 2 :]]
@@ -355,7 +355,7 @@ def _try_merge(
     return None
 
 
-def _is_faithful(text: str, before: str, stating: str | None, answer: str) -> bool:
+def is_faithful(text: str, before: str, stating: str | None, answer: str) -> bool:
     """Whether a merged step is shorter than what it replaces, and whole.
 
     It must keep the answer and every number of `stating`, the step that states the answer, if that is one of the two.

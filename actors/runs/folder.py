@@ -28,6 +28,12 @@ An evaluation has these as well:
     problems.parquet   one row for each problem: its votes, cost and groups
     evaluation.json    all numbers
     policies.json      the fitted votes and stopping rules, for use
+
+A run over demonstrations has these as well:
+
+    demonstrations.jsonl  prompt.txt  template.txt   the shortened prompt
+    path.json          every prompt on the way there
+    _replies/          replies of scorers and mergers; only while the run is at work
 """
 
 from dataclasses import dataclass
@@ -157,6 +163,16 @@ class RunFolder:
     def policies(self) -> Storage:
         """Fitted votes and stopping rules: `algorithms.voting.policy`."""
         return self.root / "policies.json"
+
+    @property
+    def replies(self) -> Storage:
+        """Replies of scorers and mergers: `actors.runs.replies`."""
+        return self.root / "_replies"
+
+    @property
+    def path_json(self) -> Storage:
+        """The prompts on the path of a run over demonstrations."""
+        return self.root / "path.json"
 
     @property
     def events(self) -> Storage:

@@ -1,0 +1,61 @@
+"""Scores candidate few-shot prompts in a Ray actor, and keeps each score in the run's folder."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from actors.errors import UserError
+from actors.runs.folder import RunFolder
+from actors.runs.replies import Replies
+from actors.scoring.protocol import Scored, Scorer
+from algorithms.demonstrations import PromptRequest
+from algorithms.row_errors import RowError
+
+
+class Demonstrator:
+    """The worker of `jobs.demos`: a candidate prompt in, its score out.
+
+    While one prompt is scored, a second call may prepare the next. Ray reports an exception in a constructor only as
+    text, so a UserError of the scorer is kept, and raised by the first call.
+    """
+
+    def __init__(self, make_scorer: Callable[[], Scorer], run: RunFolder) -> None:
+        self._replies = Replies(run)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="score")
+        self._error: UserError | None = None
+        try:
+            self._scorer = make_scorer()
+        except UserError as error:
+            self._error = error
+
+    async def ready(self) -> None:
+        """Return once the model is loaded. Raises the UserError for a model that cannot be used."""
+        if self._error is not None:
+            raise self._error
+
+    async def __call__(self, asked: PromptRequest) -> dict[str, Any]:
+        """Score one prompt and save its reply. Raises UserError for a prompt that cannot be scored."""
+        await self.ready()
+        started = time.perf_counter()
+        try:
+            task = await self._scorer.prepare(asked.request, None)
+            loop = asyncio.get_running_loop()
+            [result] = await loop.run_in_executor(self._thread, self._scorer.score, [task])
+            if isinstance(result, RowError):
+                raise result
+        except RowError as error:
+            raise UserError(f"--demos: a prompt with a calibration row cannot be scored: {error}") from None
+        assert isinstance(result, Scored), "a scorer gives scores or errors"
+        [prompt_tokens] = await self._scorer.count_tokens([asked.prompt])
+        reply = {
+            "perplexities": result.perplexities,
+            "num_scored": result.num_scored,
+            "prompt_tokens": prompt_tokens,
+            "tokens_forwarded": result.tokens_forwarded,
+            "tokens_separate_forwards": result.tokens_naive,
+            "seconds": time.perf_counter() - started,
+        }
+        await loop.run_in_executor(None, self._replies.save, asked, reply)
+        return reply

@@ -9,7 +9,7 @@ from typing import Any
 from actors.errors import UserError
 from actors.runs.folder import RunFolder
 from actors.runs.replies import Replies
-from actors.scoring.protocol import Scored, Scorer
+from actors.scoring.protocol import Scored, Scorer, ScoringTask
 from algorithms.demonstrations import PromptRequest
 from algorithms.row_errors import RowError
 
@@ -38,16 +38,14 @@ class Demonstrator:
     async def __call__(self, asked: PromptRequest) -> dict[str, Any]:
         """Score one prompt and save its reply. Raises UserError for a prompt that cannot be scored."""
         await self.ready()
-        started = time.perf_counter()
+        loop = asyncio.get_running_loop()
         try:
             task = await self._scorer.prepare(asked.request, None)
-            loop = asyncio.get_running_loop()
-            [result] = await loop.run_in_executor(self._thread, self._scorer.score, [task])
+            result, seconds = await loop.run_in_executor(self._thread, self._score, task)
             if isinstance(result, RowError):
                 raise result
         except RowError as error:
             raise UserError(f"--demos: a prompt with a calibration row cannot be scored: {error}") from None
-        assert isinstance(result, Scored), "a scorer gives scores or errors"
         [prompt_tokens] = await self._scorer.count_tokens([asked.prompt])
         reply = {
             "perplexities": result.perplexities,
@@ -55,7 +53,13 @@ class Demonstrator:
             "prompt_tokens": prompt_tokens,
             "tokens_forwarded": result.tokens_forwarded,
             "tokens_separate_forwards": result.tokens_naive,
-            "seconds": time.perf_counter() - started,
+            "seconds": seconds,
         }
         await loop.run_in_executor(None, self._replies.save, asked, reply)
         return reply
+
+    def _score(self, task: ScoringTask) -> tuple[Scored | RowError, float]:
+        """The result and the seconds that it took."""
+        started = time.perf_counter()
+        [result] = self._scorer.score([task])
+        return result, time.perf_counter() - started

@@ -1,0 +1,340 @@
+"""Shorten the demonstrations of a few-shot prompt: remove the same step of all of them, the least needed one first.
+
+    python -m jobs.demos --demos demos.jsonl --calibration corpora/nbc.jsonl --target-steps 9 --output runs/demos
+
+Scores every candidate prompt by the perplexity of calibration solutions below it, on Ray. OUTPUT holds the shortened
+prompt for `jobs.sample --few-shot`, every prompt on the way there, and paths that remove steps by chance. Repeat the
+command to resume a run. `algorithms.demonstrations` describes the method, SPIRIT-FS (arXiv 2502.13260).
+"""
+
+import dataclasses
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, model_validator
+
+from actors.errors import UserError
+from actors.models.checks import check_model
+from actors.models.source import resolve_dtype
+from actors.runs import manifest
+from actors.runs.corpus import Corpus
+from actors.runs.folder import RunFolder, open_run_folder
+from actors.runs.replies import Replies
+from actors.runs.session import begin_session, check_session
+from actors.scoring.build import ForestScorerFactory
+from actors.scoring.protocol import Scorer
+from algorithms import demonstrations
+from algorithms.demonstrations import Aggregate, DemoPolicy, PromptRequest, PromptScore, Round, Shortening, shorten
+from algorithms.formats import formats_for
+from algorithms.refinement import MergeRequest
+from jobs.driver import cluster, command, demo_inputs, inputs
+from jobs.driver.command import JobConfig, choice, command_line
+from jobs.driver.corpus_run import ActorFlags, format_help, ray_for
+from jobs.driver.demo_inputs import DemoInputs
+from jobs.driver.progress import Progress
+from jobs.driver.prompt_pool import PromptPool
+from jobs.driver.prompts import prompt_style
+from jobs.reports import page
+
+JOB: Final = "demos"
+MERGES_AT_ONCE: Final = 8
+Merger = Callable[[MergeRequest], str | None]
+
+
+class DemoFlags(JobConfig):
+    """What is shortened, and how."""
+
+    demos: str
+    """The demonstrations: a file, folder or glob of JSONL or Parquet, a path or URI. All must have the same number of
+    steps, with step j doing the same in each."""
+    calibration: str
+    """Solved problems whose solutions are scored below each candidate prompt: a path or URI."""
+    output: str
+    """Folder of the run, a path or URI. Repeat the command to resume an unfinished run."""
+    format: Annotated[str, choice(formats_for("refine"))] = Field(
+        default="steps", description=format_help("refine") + " For both inputs."
+    )
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Rename the format's columns, in pairs: --columns question prompt solution rationale."""
+    split: str | None = None
+    """How to split texts (formats math, chat and text) into steps: newline, paragraph, sentence or regex:PATTERN."""
+    calibration_rows: int = Field(default=32, ge=1)
+    """Number of calibration rows, the first that can be used: with an answer, and not among the demonstrations."""
+    target_steps: int | None = Field(default=None, ge=1)
+    """Steps of each demonstration at the end, the one with the answer included."""
+    t2: float | None = Field(default=None, gt=0)
+    """Stop before perplexity exceeds t2 times that of the full prompt."""
+    aggregate: Aggregate = "tokens"
+    """One perplexity of all calibration rows: the exponential of the mean loss over all their tokens, or the arithmetic
+    mean of the perplexities of the rows."""
+    calibration_loses_step: bool = False
+    """Remove step j from the calibration solutions too, which must have the steps of the demonstrations."""
+    control_paths: int = Field(default=10, ge=0)
+    """Paths that remove random steps, for comparison. 0: none."""
+    seed: int = 0
+    """Seed of the random paths."""
+    template: str = demonstrations.TEMPLATE
+    """Text of a question with {question} in it, or a file with such a text. A solution follows, after a space unless
+    the text ends in white space."""
+    model: str = "smollm2"
+    """The model that scores: smollm2 (embedded), a model folder or a hub name. Stronger models score better."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of weights and activations. auto: bfloat16 on a GPU, float32 on a CPU."""
+    token_budget: int | None = Field(default=None, ge=64)
+    """Maximum of new tokens in a forward pass. Default: 16384 on a GPU, 1024 on a CPU. Halved if memory runs out."""
+
+
+class DemosConfig(ActorFlags, DemoFlags):
+    """Flags of `jobs.demos`."""
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "DemosConfig":
+        if self.target_steps is None and self.t2 is None:
+            raise ValueError("--target-steps or --t2 is needed: they say when to stop")
+        if self.gpus_per_actor > 1:
+            raise ValueError(
+                f"--gpus-per-actor {self.gpus_per_actor:g}: a scorer computes on one GPU. "
+                "For more GPUs, raise --num-actors"
+            )
+        return self
+
+    def policy(self, *, ask_merger: bool) -> DemoPolicy:
+        """The policy of these flags. Raises UserError for an unusable template."""
+        template = prompt_style(self.template, "").template
+        assert template is not None, "a template was given"
+        return DemoPolicy(
+            self.target_steps, self.t2, self.aggregate, self.calibration_loses_step, ask_merger, template
+        )
+
+
+def main() -> None:
+    """Entry point of `python -m jobs.demos`."""
+    command.main(DemosConfig, run, __doc__ or "")
+
+
+def run(
+    config: DemosConfig, make_scorer: Callable[[], Scorer] | None = None, merger: Merger | None = None
+) -> int:
+    """Shorten, or resume shortening. Returns the exit status.
+
+    `make_scorer` replaces the model's scorer. With a `merger`, steps are merged where that beats removing them.
+    """
+    corpora = {
+        flag: inputs.open_corpus(uri, config.format, config.columns, config.split, None, None, flag=f"--{flag}")
+        for flag, uri in (("demos", config.demos), ("calibration", config.calibration))
+    }
+    given = demo_inputs.read(
+        corpora["demos"],
+        corpora["calibration"],
+        config.calibration_rows,
+        align_calibration=config.calibration_loses_step,
+    )
+    policy = config.policy(ask_merger=merger is not None)
+    _check_end(given, policy)
+    dtype = resolve_dtype(config.dtype, config.device)
+    if make_scorer is None:
+        checked = check_model(config.model, offsets=True)
+        model = checked.identity
+        make_scorer = ForestScorerFactory(
+            checked.source, config.device, dtype, config.token_budget, config.threads_per_actor
+        )
+    else:
+        model = {"model": repr(make_scorer)}
+    identity = _identity(config, corpora, policy) | {"model": {**model, "dtype": dtype}}
+    output = open_run_folder(config.output)
+    record = manifest.open_run(output, JOB, identity, config.model_dump(mode="json"), command_line())
+    if record.status == "finished":
+        output.replies.delete_folder()  # a run that was killed here left it behind
+        print(f"{config.output} is already finished")
+        return _close(config, output, record)
+    _tell(config, given, model["model"])
+    at_work = output.patient()
+    session = record.sessions[-1].name
+    begin_session(at_work, session)
+    with ray_for(config):
+        _check_visible(config, output)
+        desk = _Desk(Replies(at_work), PromptPool(config, make_scorer, at_work), merger)
+        with Progress(desk.line):
+            paths = _paths(config, given, policy, desk)
+    check_session(at_work, session)
+    record.totals = desk.totals() | {"calibration_left_out": given.left_out}
+    _write(at_work, given, policy, paths)
+    record.status = "finished"
+    record.sessions[-1].finished_at = time.time()
+    record.save(at_work)
+    at_work.session.delete_file()
+    at_work.replies.delete_folder()
+    return _close(config, output, record)
+
+
+def _check_end(given: DemoInputs, policy: DemoPolicy) -> None:
+    """Raise UserError if these demonstrations cannot be shortened to the target."""
+    num_steps, target = len(given.demonstrations[0].steps), policy.target_steps
+    if target is not None and target >= num_steps:
+        raise UserError(f"--target-steps {target}: the demonstrations have {num_steps} steps, so it must be lower")
+    try:
+        next(shorten(given.demonstrations, given.calibration, policy))
+    except ValueError as error:
+        raise UserError(f"--target-steps {target}: {error}") from None
+
+
+def _identity(config: DemosConfig, corpora: dict[str, Corpus], policy: DemoPolicy) -> dict[str, Any]:
+    """What decides the results, but the model."""
+    return {
+        "input": {name: inputs.fingerprint(corpus) for name, corpus in corpora.items()},
+        "read": {"format": config.format, "columns": config.columns, "split": corpora["demos"].split},
+        "calibration_rows": config.calibration_rows,
+        "policy": dataclasses.asdict(policy),
+        "control": {"paths": config.control_paths, "seed": config.seed},
+    }
+
+
+def _tell(config: DemosConfig, given: DemoInputs, model: str) -> None:
+    left_out = ", ".join(f"{count} {reason}" for reason, count in given.left_out.items())
+    if left_out:
+        print(f"left out of --calibration: {left_out}", flush=True)
+    print(
+        f"shortening {len(given.demonstrations)} demonstrations of {len(given.demonstrations[0].steps)} steps with "
+        f"{model} and {len(given.calibration)} calibration rows -> {config.output}",
+        flush=True,
+    )
+
+
+def _check_visible(config: DemosConfig, output: RunFolder) -> None:
+    if output.root.is_local:
+        cluster.check_visible("--output", [output.path])
+    folder = Path(config.model).expanduser()
+    if folder.is_dir():
+        cluster.check_visible("--model", [str(folder.resolve())])
+
+
+class _Desk:
+    """Answers the requests of paths: from the run's replies, else from the actors or the merger."""
+
+    def __init__(self, replies: Replies, pool: PromptPool, merger: Merger | None) -> None:
+        self._replies = replies
+        self._pool = pool
+        self._merger = merger
+        self._known: dict[PromptRequest | MergeRequest, Any] = {}
+        self._num_asked = 0
+
+    def answer(self, rounds: Sequence[Round]) -> list[list[Any]]:
+        """The replies to several rounds, which are answered together."""
+        asked = dict.fromkeys(request for each in rounds for request in each)
+        new = [request for request in asked if request not in self._known]
+        self._num_asked += len(new)
+        missing = []
+        for request in new:
+            reply = self._replies.find(request)
+            if reply is None:
+                missing.append(request)
+            else:
+                self._known[request] = reply
+        prompts = [request for request in missing if isinstance(request, PromptRequest)]
+        for index, reply in self._pool.score(prompts):
+            self._known[prompts[index]] = reply
+        self._merge([request for request in missing if isinstance(request, MergeRequest)])
+        return [[self._reply(request) for request in each] for each in rounds]
+
+    def totals(self) -> dict[str, Any]:
+        """What scoring cost, over all sessions. A prompt that several paths visit counts once."""
+        scores = [reply for request, reply in self._known.items() if isinstance(request, PromptRequest)]
+        names = ("tokens_forwarded", "tokens_separate_forwards", "seconds")
+        return {"prompts_scored": len(scores)} | {name: sum(score[name] for score in scores) for name in names}
+
+    def line(self) -> str:
+        """Progress now."""
+        totals = self.totals()
+        return f"{totals['prompts_scored']} of {self._num_asked} prompts scored  {totals['tokens_forwarded']:,} tokens"
+
+    def _merge(self, asked: Sequence[MergeRequest]) -> None:
+        if not asked:
+            return
+        assert self._merger is not None, "only a policy with a merger asks for merges"
+        with ThreadPoolExecutor(MERGES_AT_ONCE) as threads:
+            for request, text in zip(asked, threads.map(self._merger, asked), strict=True):
+                self._known[request] = {"text": text}
+                self._replies.save(request, self._known[request])
+
+    def _reply(self, request: PromptRequest | MergeRequest) -> PromptScore | str | None:
+        reply = self._known[request]
+        if isinstance(request, MergeRequest):
+            return reply["text"]
+        return PromptScore(tuple(reply["perplexities"]), tuple(reply["num_scored"]), reply["prompt_tokens"])
+
+
+def _paths(
+    config: DemosConfig, given: DemoInputs, policy: DemoPolicy, desk: _Desk
+) -> tuple[demonstrations.Path, list[demonstrations.Path]]:
+    """SPIRIT's path, and the paths of the random control to as many steps."""
+    [path] = _drive([shorten(given.demonstrations, given.calibration, policy)], desk)
+    num_steps = path.stages[-1].num_steps
+    if len(path.stages) == 1:
+        return path, []
+    blind = dataclasses.replace(policy, target_steps=num_steps, t2=None, ask_merger=False)
+    chances = [random.Random(f"{config.seed}:{number}") for number in range(config.control_paths)]
+    return path, _drive([shorten(given.demonstrations, given.calibration, blind, each) for each in chances], desk)
+
+
+def _drive(paths: Sequence[Shortening], desk: _Desk) -> list[demonstrations.Path]:
+    """Take several paths to their ends, a round of all of them at a time."""
+    done: dict[int, demonstrations.Path] = {}
+    replies: dict[int, Any] = dict.fromkeys(range(len(paths)))
+    while replies:
+        rounds: dict[int, Round] = {}
+        for number, reply in replies.items():
+            try:
+                rounds[number] = paths[number].send(reply)
+            except StopIteration as stop:
+                done[number] = stop.value
+        replies = dict(zip(rounds, desk.answer(list(rounds.values())), strict=True)) if rounds else {}
+    return [done[number] for number in range(len(paths))]
+
+
+def _write(
+    output: RunFolder,
+    given: DemoInputs,
+    policy: DemoPolicy,
+    paths: tuple[demonstrations.Path, list[demonstrations.Path]],
+) -> None:
+    """Write the shortened prompt and the paths."""
+    path, controls = paths
+    style = demonstrations.prompt_style(path.demonstrations, policy.template)
+    lines = [
+        json.dumps(
+            {"question": question, "solution": solution, "steps": chain.steps, "answer": chain.answer},
+            ensure_ascii=False,
+        )
+        for chain, (question, solution) in zip(path.demonstrations, style.shots, strict=True)
+    ]
+    facts = {
+        "stopped": path.stopped,
+        "path": [dataclasses.asdict(stage) for stage in path.stages],
+        "controls": [[dataclasses.asdict(stage) for stage in each.stages] for each in controls],
+        "demonstrations": [
+            {"question": before.question, "steps": before.steps, "refined_steps": after.steps}
+            for before, after in zip(given.demonstrations, path.demonstrations, strict=True)
+        ],
+    }
+    for name, text in (
+        ("demonstrations.jsonl", "\n".join(lines) + "\n"),
+        ("prompt.txt", style.worked_examples),
+        ("template.txt", policy.template),
+        ("path.json", json.dumps(facts, indent=2, ensure_ascii=False)),
+    ):
+        (output.root / name).write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def _close(config: DemosConfig, output: RunFolder, record: manifest.Manifest) -> int:
+    facts = page.write_report(output, record)
+    print(page.summary(facts, config.output, record))
+    return 0
+
+
+if __name__ == "__main__":
+    main()

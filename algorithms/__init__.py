@@ -29,8 +29,7 @@ a table of numbers is enough to test nearly everything.
     perplexity       which tokens count, and the exponential of their mean loss
     refinement       SPIRIT-FT as a generator: yields requests for perplexities, returns a Refinement
     demonstrations   SPIRIT-FS as a generator: shortens aligned few-shot demonstrations, or does so by chance
-    word_problems    generated arithmetic problems with redundant steps
-    slips            their solutions with mistakes of a known kind
+    tasks/           made problems, and real solutions, with redundant steps that are known
 
 To add an algorithm that needs a model: write a generator that yields requests (see `refinement`), and let a worker in
 `actors` answer them. To add a corpus format: a function and an entry in `formats.FORMATS`. To add a training method: an

@@ -1,6 +1,6 @@
 """What a user runs: one file is one verb, `python -m jobs.VERB` or `sluice VERB`.
 
-    make_corpus  generate a corpus of word problems
+    make_corpus  make solved problems with redundant steps that are known, or put such steps into a corpus
     refine       remove the steps of a corpus that perplexity does not need
     demos        shorten the demonstrations of a few-shot prompt
     export       a refined corpus -> files that trainers load

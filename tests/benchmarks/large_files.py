@@ -21,7 +21,7 @@ import ray
 
 from actors.runs.folder import open_run_folder
 from actors.runs.records import RecordStore
-from algorithms.word_problems import generate
+from algorithms.tasks.catalogue import make_problem
 from jobs.driver import inputs, reading
 from tests.benchmarks.measured import write_result
 from tests.fixtures.runs import kill_all, start
@@ -36,7 +36,7 @@ def rows(count):
     """Generated problems with random text beside them."""
     chance = random.Random(7)
     for index in range(count):
-        problem = generate(1, index)
+        problem = make_problem("word-problems", 1, index)
         yield {
             "question": f"#{index} {problem.question}",
             "steps": list(problem.steps),

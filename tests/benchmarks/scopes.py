@@ -14,11 +14,11 @@ import random
 from actors.scoring.forest_scorer import ForestScorer
 from algorithms.chains import Chain
 from algorithms.refinement import Policy
-from algorithms.word_problems import generate
+from algorithms.tasks.catalogue import make_problem
 from tests.benchmarks.measured import write_result
 from tests.fixtures.refining import refine_together
 
-FAMILIES = {"short": (2, 4), "long": (4, 6)}  # calculations of a problem
+FAMILIES = {"short": "easy", "long": "hard"}  # difficulties of word problems
 SCOPES = ("suffix", "completion", "answer", "full")
 GROUP = 10
 RESAMPLES = 2000
@@ -55,7 +55,8 @@ def main():
     scorer = ForestScorer("smollm2", dtype="float32")
     results = {}
     for family in options.families:
-        problems = [generate(11, index, FAMILIES[family]) for index in range(options.rows)]
+        difficulty = FAMILIES[family]
+        problems = [make_problem("word-problems", 11, index, difficulty=difficulty) for index in range(options.rows)]
         chains = [Chain(problem.question, problem.steps, problem.answer) for problem in problems]
         redundant = [set(problem.redundant) for problem in problems]
         found = {}

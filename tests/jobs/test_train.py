@@ -23,7 +23,7 @@ from actors.runs.folder import open_run_folder
 from actors.runs.metrics import read_metrics
 from algorithms.methods import LossOptions
 from algorithms.prompts import PromptStyle
-from algorithms.word_problems import generate
+from algorithms.tasks.catalogue import make_problem
 from jobs import sample, train
 from jobs.driver import inputs, training_data, training_fit
 from jobs.driver.command import parse
@@ -41,7 +41,7 @@ def graded(tmp_path_factory):
     file = tmp_path_factory.mktemp("graded") / "graded.jsonl"
     rows = []
     for index in range(24):
-        problem = generate(5, index, (2, 2))
+        problem = make_problem("word-problems", 5, index, difficulty="easy")
         for number in range(4):
             rows.append(
                 {

@@ -28,7 +28,7 @@ from actors.training.trainer import AdapterTrainer, TrainingPlan, build_model
 from algorithms.methods import METHODS, AdapterPlan, LossOptions, teach
 from algorithms.micro_batches import collate
 from algorithms.prompts import PromptStyle
-from algorithms.word_problems import generate
+from algorithms.tasks.catalogue import make_problem
 
 PLAN = AdapterPlan(r=4, dropout=0.2, gate_dim=16)
 
@@ -38,7 +38,7 @@ def lessons():
     """Two right solutions and one wrong one to each of 20 problems; the last four are for validation."""
     rows = []
     for index in range(20):
-        problem = generate(1, index, (2, 2))
+        problem = make_problem("word-problems", 1, index, difficulty="easy")
         for number, is_right in enumerate((True, True, False)):
             rows.append(
                 {"problem": str(index), "id": f"{index}#{number}", "question": problem.question}

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from algorithms.word_problems import WordProblem
+from algorithms.tasks.problem import MarkedProblem
 
 CALCULATION: Final = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 OPERATIONS: Final[dict[str, Callable[[int, int], int]]] = {
@@ -22,7 +22,7 @@ OPERATIONS: Final[dict[str, Callable[[int, int], int]]] = {
 OFF_BY: Final = (-10, -2, -1, 1, 2, 10)
 
 
-def worked(problem: WordProblem, rng: random.Random, slip_probability: float) -> str:
+def worked(problem: MarkedProblem, rng: random.Random, slip_probability: float) -> str:
     """A solution of a problem, without its redundant steps; with the probability given it holds a mistake."""
     steps = [step for index, step in enumerate(problem.steps) if index not in problem.redundant]
     calculations = [found for step in steps if (found := CALCULATION.search(step)) is not None]

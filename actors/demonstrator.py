@@ -39,6 +39,9 @@ class Demonstrator:
         """Score one prompt and save its reply. Raises UserError for a prompt that cannot be scored."""
         await self.ready()
         loop = asyncio.get_running_loop()
+        reply = await loop.run_in_executor(None, self._replies.find, asked)
+        if reply is not None:  # Ray repeats the calls of an actor that died
+            return reply
         try:
             task = await self._scorer.prepare(asked.request, None)
             result, seconds = await loop.run_in_executor(self._thread, self._score, task)

@@ -262,9 +262,8 @@ def _request(prompt: _Prompt, policy: DemoPolicy) -> PromptRequest:
 
 def _scores(prompts: Sequence[_Prompt], policy: DemoPolicy) -> Generator[Round, Replies, list[PromptScore]]:
     replies = yield tuple(_request(prompt, policy) for prompt in prompts)
-    assert replies is not None and len(replies) == len(prompts), "the reply needs one score per prompt"
-    scores = [reply for reply in replies if isinstance(reply, PromptScore)]
-    assert len(scores) == len(prompts), "the reply to PromptRequests must be scores"
+    scores = [reply for reply in replies or () if isinstance(reply, PromptScore)]
+    assert len(scores) == len(prompts), "the reply to PromptRequests must be a score for each"
     return scores
 
 
@@ -296,10 +295,10 @@ def _try_merge(
 
 def _merged(prompt: _Prompt, left: int, texts: Replies) -> _Prompt | None:
     """The prompt with steps `left` and `left + 1` as one; None if one of the merged steps is not faithful."""
-    assert texts is not None and len(texts) == len(prompt.demonstrations), "the reply needs one text per demonstration"
+    assert texts is not None, "the reply to MergeRequests must be texts or None for each"
     merged = []
     for chain, text in zip(prompt.demonstrations, texts, strict=True):
-        assert text is None or isinstance(text, str), "the reply to MergeRequests must be texts or None"
+        assert text is None or isinstance(text, str), "the reply to MergeRequests must be texts or None for each"
         stated = answer_step(chain)
         stating = chain.steps[stated] if stated in (left, left + 1) else None
         before = replace(chain, steps=chain.steps[left : left + 2], separators=chain.separators[left : left + 1]).text

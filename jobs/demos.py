@@ -107,9 +107,7 @@ class DemosConfig(ActorFlags, DemoFlags):
         """The policy of these flags. Raises UserError for an unusable template."""
         template = prompt_style(self.template, "").template
         assert template is not None, "a template was given"
-        return DemoPolicy(
-            self.target_steps, self.t2, self.aggregate, self.calibration_loses_step, ask_merger, template
-        )
+        return DemoPolicy(self.target_steps, self.t2, self.aggregate, self.calibration_loses_step, ask_merger, template)
 
 
 def main() -> None:
@@ -117,9 +115,7 @@ def main() -> None:
     command.main(DemosConfig, run, __doc__ or "")
 
 
-def run(
-    config: DemosConfig, make_scorer: Callable[[], Scorer] | None = None, merger: Merger | None = None
-) -> int:
+def run(config: DemosConfig, make_scorer: Callable[[], Scorer] | None = None, merger: Merger | None = None) -> int:
     """Shorten, or resume shortening. Returns the exit status.
 
     `make_scorer` replaces the model's scorer. With a `merger`, steps are merged where that beats removing them.

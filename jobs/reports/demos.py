@@ -120,7 +120,9 @@ def _plot(facts: dict[str, Any]) -> str:
     """Perplexity against the number of steps, which falls from left to right as the prompt gets shorter."""
     drawn, axes = plots.figure()
     if facts["control"]:
-        xs, means, lows, highs = ([row[name] for row in facts["control"]] for name in ("num_steps", "mean", "low", "high"))
+        xs, means, lows, highs = (
+            [row[name] for row in facts["control"]] for name in ("num_steps", "mean", "low", "high")
+        )
         label = f"mean and range of {facts['control_paths']} random paths"
         axes.fill_between(xs, lows, highs, color=plots.GREY, alpha=0.3, linewidth=0)
         axes.plot(xs, means, "o--", color=plots.GREY, markersize=3, linewidth=1.5, label=label)

@@ -11,8 +11,7 @@ import dataclasses
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -20,7 +19,7 @@ from pydantic import Field, model_validator
 
 from actors.errors import UserError
 from actors.models.checks import check_model
-from actors.models.source import resolve_dtype
+from actors.models.source import ModelSource, resolve_dtype
 from actors.runs import manifest
 from actors.runs.corpus import Corpus
 from actors.runs.folder import RunFolder, open_run_folder
@@ -29,21 +28,19 @@ from actors.runs.session import begin_session, check_session
 from actors.scoring.build import ForestScorerFactory
 from actors.scoring.protocol import Scorer
 from algorithms import demonstrations
-from algorithms.demonstrations import Aggregate, DemoPolicy, PromptRequest, PromptScore, Round, Shortening, shorten
+from algorithms.demonstrations import Aggregate, DemoPolicy, PromptRequest, shorten
 from algorithms.formats import formats_for
-from algorithms.refinement import MergeRequest
 from jobs.driver import cluster, command, demo_inputs, inputs
 from jobs.driver.command import JobConfig, choice, command_line
 from jobs.driver.corpus_run import ActorFlags, format_help, ray_for
 from jobs.driver.demo_inputs import DemoInputs
+from jobs.driver.demo_paths import Desk, Merger, drive
 from jobs.driver.progress import Progress
 from jobs.driver.prompt_pool import PromptPool
 from jobs.driver.prompts import prompt_style
 from jobs.reports import page
 
 JOB: Final = "demos"
-MERGES_AT_ONCE: Final = 8
-Merger = Callable[[MergeRequest], str | None]
 
 
 class DemoFlags(JobConfig):
@@ -131,10 +128,11 @@ def run(config: DemosConfig, make_scorer: Callable[[], Scorer] | None = None, me
         align_calibration=config.calibration_loses_step,
     )
     policy = config.policy(ask_merger=merger is not None)
-    _check_end(given, policy)
+    full = _full_prompt(given, policy)
     dtype = resolve_dtype(config.dtype, config.device)
     if make_scorer is None:
         checked = check_model(config.model, offsets=True)
+        _check_window(checked.source, full)
         model = checked.identity
         make_scorer = ForestScorerFactory(
             checked.source, config.device, dtype, config.token_budget, config.threads_per_actor
@@ -154,8 +152,8 @@ def run(config: DemosConfig, make_scorer: Callable[[], Scorer] | None = None, me
     begin_session(at_work, session)
     with ray_for(config):
         _check_visible(config, output)
-        desk = _Desk(Replies(at_work), PromptPool(config, make_scorer, at_work), merger)
-        with Progress(desk.line):
+        desk = Desk(Replies(at_work), PromptPool(config, make_scorer, at_work), merger)
+        with Progress(desk.line, lambda: _shortage(config)):
             paths = _paths(config, given, policy, desk)
     check_session(at_work, session)
     record.totals = desk.totals() | {"calibration_left_out": given.left_out}
@@ -168,15 +166,28 @@ def run(config: DemosConfig, make_scorer: Callable[[], Scorer] | None = None, me
     return _close(config, output, record)
 
 
-def _check_end(given: DemoInputs, policy: DemoPolicy) -> None:
-    """Raise UserError if these demonstrations cannot be shortened to the target."""
+def _full_prompt(given: DemoInputs, policy: DemoPolicy) -> PromptRequest:
+    """The request for the full prompt. Raises UserError if these demonstrations cannot be shortened to the target."""
     num_steps, target = len(given.demonstrations[0].steps), policy.target_steps
     if target is not None and target >= num_steps:
         raise UserError(f"--target-steps {target}: the demonstrations have {num_steps} steps, so it must be lower")
     try:
-        next(shorten(given.demonstrations, given.calibration, policy))
+        [full, *_] = next(shorten(given.demonstrations, given.calibration, policy))
     except ValueError as error:
         raise UserError(f"--target-steps {target}: {error}") from None
+    assert isinstance(full, PromptRequest), "a path begins with the full prompt"
+    return full
+
+
+def _check_window(source: ModelSource, full: PromptRequest) -> None:
+    """Raise UserError if the model cannot see the longest text at once. Every other prompt is shorter."""
+    texts = [variant.text for variant in full.request.variants]
+    longest = max(len(ids) for ids in source.tokenizer(texts, verbose=False)["input_ids"])
+    if longest > source.window:
+        raise UserError(
+            f"--demos: the prompt and its longest calibration row have {longest:,} tokens, and model {source.name!r} "
+            f"sees {source.window:,} at most: give fewer or shorter demonstrations"
+        )
 
 
 def _identity(config: DemosConfig, corpora: dict[str, Corpus], policy: DemoPolicy) -> dict[str, Any]:
@@ -209,87 +220,22 @@ def _check_visible(config: DemosConfig, output: RunFolder) -> None:
         cluster.check_visible("--model", [str(folder.resolve())])
 
 
-class _Desk:
-    """Answers the requests of paths: from the run's replies, else from the actors or the merger."""
-
-    def __init__(self, replies: Replies, pool: PromptPool, merger: Merger | None) -> None:
-        self._replies = replies
-        self._pool = pool
-        self._merger = merger
-        self._known: dict[PromptRequest | MergeRequest, Any] = {}
-        self._num_asked = 0
-
-    def answer(self, rounds: Sequence[Round]) -> list[list[Any]]:
-        """The replies to several rounds, which are answered together."""
-        asked = dict.fromkeys(request for each in rounds for request in each)
-        new = [request for request in asked if request not in self._known]
-        self._num_asked += len(new)
-        missing = []
-        for request in new:
-            reply = self._replies.find(request)
-            if reply is None:
-                missing.append(request)
-            else:
-                self._known[request] = reply
-        prompts = [request for request in missing if isinstance(request, PromptRequest)]
-        for index, reply in self._pool.score(prompts):
-            self._known[prompts[index]] = reply
-        self._merge([request for request in missing if isinstance(request, MergeRequest)])
-        return [[self._reply(request) for request in each] for each in rounds]
-
-    def totals(self) -> dict[str, Any]:
-        """What scoring cost, over all sessions. A prompt that several paths visit counts once."""
-        scores = [reply for request, reply in self._known.items() if isinstance(request, PromptRequest)]
-        names = ("tokens_forwarded", "tokens_separate_forwards", "seconds")
-        return {"prompts_scored": len(scores)} | {name: sum(score[name] for score in scores) for name in names}
-
-    def line(self) -> str:
-        """Progress now."""
-        totals = self.totals()
-        return f"{totals['prompts_scored']} of {self._num_asked} prompts scored  {totals['tokens_forwarded']:,} tokens"
-
-    def _merge(self, asked: Sequence[MergeRequest]) -> None:
-        if not asked:
-            return
-        assert self._merger is not None, "only a policy with a merger asks for merges"
-        with ThreadPoolExecutor(MERGES_AT_ONCE) as threads:
-            for request, text in zip(asked, threads.map(self._merger, asked), strict=True):
-                self._known[request] = {"text": text}
-                self._replies.save(request, self._known[request])
-
-    def _reply(self, request: PromptRequest | MergeRequest) -> PromptScore | str | None:
-        reply = self._known[request]
-        if isinstance(request, MergeRequest):
-            return reply["text"]
-        return PromptScore(tuple(reply["perplexities"]), tuple(reply["num_scored"]), reply["prompt_tokens"])
+def _shortage(config: DemosConfig) -> str | None:
+    short = cluster.shortage(config.ask, config.actor_range[0])
+    return f"waiting: {short}" if short else None
 
 
 def _paths(
-    config: DemosConfig, given: DemoInputs, policy: DemoPolicy, desk: _Desk
+    config: DemosConfig, given: DemoInputs, policy: DemoPolicy, desk: Desk
 ) -> tuple[demonstrations.Path, list[demonstrations.Path]]:
     """SPIRIT's path, and the paths of the random control to as many steps."""
-    [path] = _drive([shorten(given.demonstrations, given.calibration, policy)], desk)
+    [path] = drive([shorten(given.demonstrations, given.calibration, policy)], desk)
     num_steps = path.stages[-1].num_steps
     if len(path.stages) == 1:
         return path, []
     blind = dataclasses.replace(policy, target_steps=num_steps, t2=None, ask_merger=False)
     chances = [random.Random(f"{config.seed}:{number}") for number in range(config.control_paths)]
-    return path, _drive([shorten(given.demonstrations, given.calibration, blind, each) for each in chances], desk)
-
-
-def _drive(paths: Sequence[Shortening], desk: _Desk) -> list[demonstrations.Path]:
-    """Take several paths to their ends, a round of all of them at a time."""
-    done: dict[int, demonstrations.Path] = {}
-    replies: dict[int, Any] = dict.fromkeys(range(len(paths)))
-    while replies:
-        rounds: dict[int, Round] = {}
-        for number, reply in replies.items():
-            try:
-                rounds[number] = paths[number].send(reply)
-            except StopIteration as stop:
-                done[number] = stop.value
-        replies = dict(zip(rounds, desk.answer(list(rounds.values())), strict=True)) if rounds else {}
-    return [done[number] for number in range(len(paths))]
+    return path, drive([shorten(given.demonstrations, given.calibration, blind, each) for each in chances], desk)
 
 
 def _write(

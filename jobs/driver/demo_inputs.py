@@ -4,6 +4,7 @@ The demonstrations are the user's choice, so each must be usable. Of the calibra
 are taken, and the others are counted by reason.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from algorithms.chains import Chain
 from algorithms.row_errors import RowError
 
 ROWS_PER_READ: Final = 100
+MOST_DEMONSTRATIONS: Final = 1000  # more are a corpus
 SHOWN: Final = 5  # rows that a message names
 NO_ANSWER: Final = "no_answer"
 REPEATED: Final = "is_a_demonstration"
@@ -62,7 +64,9 @@ def read(demos: Corpus, calibration: Corpus, num_rows: int, *, align_calibration
 
 
 def _demonstrations(corpus: Corpus) -> tuple[Chain, ...]:
-    rows = list(_rows(corpus))
+    rows = list(itertools.islice(_rows(corpus), MOST_DEMONSTRATIONS + 1))
+    if len(rows) > MOST_DEMONSTRATIONS:
+        raise UserError(f"--demos has more than {MOST_DEMONSTRATIONS} rows: give it the demonstrations of one prompt")
     for row_id, item in rows:
         if isinstance(item, str):
             raise UserError(f"--demos: {row_id} cannot be used ({item}): mend or remove it")

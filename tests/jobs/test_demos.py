@@ -12,6 +12,7 @@ import pytest
 from actors.errors import UserError
 from algorithms.demonstrations import prompt_style
 from algorithms.formats import parse_record
+from algorithms.row_errors import RowError
 from jobs import demos
 from jobs.driver.prompts import prompt_style as style_of_flags
 from jobs.reports import demos as demos_report
@@ -259,8 +260,32 @@ def test_a_prompt_that_is_longer_than_the_window_is_one_line(tmp_path, byte_mode
     write_lines(tmp_path / "demos.jsonl", [demo | {"question": "Why? " * 1000}])
     assert call("demos", *words) == 2
     [complaint] = capsys.readouterr().err.splitlines()
-    assert complaint.startswith("demos: error: --demos: a prompt with a calibration row cannot be scored: too_long: 5")
-    assert complaint.endswith("the model's window is 4096")
+    assert complaint.startswith("demos: error: --demos: the prompt and its longest calibration row have 5,")
+    assert complaint.endswith("sees 4,096 at most: give fewer or shorter demonstrations")
+    assert not (tmp_path / "run").exists()
+
+
+def no_prompt_fits():
+    scorer = TableScorer()
+    scorer.prepare = too_long
+    return scorer
+
+
+async def too_long(request, after=None):
+    raise RowError("too_long", "9 tokens, the model's window is 8")
+
+
+def test_a_prompt_that_the_scorer_refuses_is_one_line(tmp_path):
+    flags = write_aligned(tmp_path) | {"output": str(tmp_path / "run"), "target_steps": 2, "calibration_rows": 3}
+    with pytest.raises(UserError, match="a prompt with a calibration row cannot be scored: too_long: 9 tokens"):
+        demos.run(demos.DemosConfig.model_validate(flags), no_prompt_fits)
+
+
+def test_a_whole_corpus_is_no_list_of_demonstrations(tmp_path, capsys):
+    words = bad(tmp_path)
+    write_lines(tmp_path / "demos.jsonl", [{"question": "q", "steps": ["a", "b"], "answer": "b"}] * 1001)
+    assert call("demos", *words) == 2
+    assert "--demos has more than 1000 rows: give it the demonstrations of one prompt" in capsys.readouterr().err
 
 
 class Stumbling(TableScorer):

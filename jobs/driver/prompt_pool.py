@@ -62,11 +62,11 @@ class PromptPool:
         import ray
 
         ask = self._config.ask
-        worker = ray.remote(Demonstrator).options(
+        worker: Any = ray.remote(Demonstrator).options(
             num_cpus=ask.cpus, num_gpus=ask.gpus or None, max_restarts=RESTARTS, max_task_retries=RESTARTS
         )
         for _ in range(self._config.actor_range[1]):
-            actor = worker.remote(*self._arguments)
+            actor: Any = worker.remote(*self._arguments)
             self._starting[actor.ready.remote()] = actor
 
     def _hand_out(self, todo: deque[int], asked: Sequence[PromptRequest]) -> None:

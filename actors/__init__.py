@@ -1,6 +1,7 @@
 """What runs in Ray workers. This folder holds the workers; its subfolders hold their parts.
 
     refiner    the worker of `jobs.refine`: drives many refinements at once and keeps one scorer busy
+    demonstrator  the worker of `jobs.demos`: scores candidate few-shot prompts
     sampler    the worker of `jobs.sample`: asks an engine for the samples of many questions at once
     grader     the worker of `jobs.grade`: grades samples in processes that can be killed
     ranker     the worker of `jobs.rank`: scores graded samples

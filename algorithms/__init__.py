@@ -28,6 +28,7 @@ a table of numbers is enough to test nearly everything.
     prefix_forest    token sequences that share prefixes, flattened for one forward pass
     perplexity       which tokens count, and the exponential of their mean loss
     refinement       SPIRIT-FT as a generator: yields requests for perplexities, returns a Refinement
+    demonstrations   SPIRIT-FS as a generator: shortens aligned few-shot demonstrations, or does so by chance
     tasks/           made problems, and real solutions, with redundant steps that are known
 
 To add an algorithm that needs a model: write a generator that yields requests (see `refinement`), and let a worker in

@@ -5,7 +5,7 @@ Also how the steps become one text, and which step states the answer. Knows noth
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 # What comes before an answer where a solution states it, and not just mentions it.
@@ -42,6 +42,26 @@ def joined(steps: Sequence[str], separators: Sequence[str], joiner: str) -> str:
         return joiner.join(steps)
     parts = [part for pair in zip(steps, separators, strict=False) for part in pair]
     return "".join([*parts, *steps[len(separators) :]])
+
+
+def wider_gap(first: str, second: str) -> str:
+    """Of the gaps around a removed step, the one that stays: the one with more new lines, else the longer one."""
+    return max((first, second), key=lambda gap: (gap.count("\n"), len(gap)))
+
+
+def without_step(chain: Chain, index: int) -> Chain:
+    """The chain without one step."""
+    gaps = chain.separators
+    if gaps:
+        around = gaps[max(0, index - 1) : index + 1]
+        gaps = gaps[: max(0, index - 1)] + (wider_gap(*around),) * (len(around) == 2) + gaps[index + 1 :]
+    return replace(chain, steps=chain.steps[:index] + chain.steps[index + 1 :], separators=gaps)
+
+
+def merge_steps(chain: Chain, left: int, text: str) -> Chain:
+    """The chain with `text` instead of steps `left` and `left + 1`."""
+    steps = (*chain.steps[:left], text, *chain.steps[left + 2 :])
+    return replace(chain, steps=steps, separators=chain.separators[:left] + chain.separators[left + 1 :])
 
 
 def answer_step(chain: Chain) -> int | None:

@@ -25,12 +25,16 @@ class PromptStyle:
     def prompt(self, question: str) -> Prompt:
         """The prompt of one question."""
         if self.template is not None:
-            worked = [self._fill_template(each) + solution + "\n\n" for each, solution in self.shots]
-            return "".join(worked) + self._fill_template(question)
+            return self.worked_examples + self._fill_template(question)
         messages: list[Message] = []
         for each, solution in self.shots:
             messages += [("user", self._with_instruction(each)), ("assistant", solution)]
         return (*messages, ("user", self._with_instruction(question)))
+
+    @property
+    def worked_examples(self) -> str:
+        """What precedes the question in a prompt with a template."""
+        return "".join(self._fill_template(each) + solution + "\n\n" for each, solution in self.shots)
 
     def _fill_template(self, question: str) -> str:
         assert self.template is not None

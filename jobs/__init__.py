@@ -2,6 +2,7 @@
 
     make_corpus  make solved problems with redundant steps that are known, or put such steps into a corpus
     refine       remove the steps of a corpus that perplexity does not need
+    demos        shorten the demonstrations of a few-shot prompt
     export       a refined corpus -> files that trainers load
     sample       draw many answers to each question, with any engine
     grade        sampled solutions -> right, wrong or unknown
@@ -24,6 +25,7 @@ from typing import Final
 VERBS: Final = (
     "make_corpus",
     "refine",
+    "demos",
     "export",
     "sample",
     "grade",

@@ -16,10 +16,9 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from actors.engines.build import OpenAIFactory
 from actors.errors import UserError
-from actors.merging.build import MERGERS, EndpointMergerFactory, LocalMergerFactory, MakeMerger, MergerKind
-from actors.models.checks import CheckedModel, check_model
+from actors.merging.build import MakeMerger
+from actors.models.checks import check_model
 from actors.models.source import resolve_dtype
 from actors.refiner import Refiner, Refining, rows_at_once
 from actors.runs.corpus import Corpus
@@ -44,6 +43,7 @@ from jobs.driver.corpus_run import (
     ray_for,
     stream,
 )
+from jobs.driver.merge_flags import MergeFlags
 from jobs.driver.progress import Progress, RowsLine
 from jobs.reports.parts import clock
 
@@ -59,12 +59,9 @@ POLICY_FLAGS: Final = (  # fields of Policy; a recipe sets their defaults
     "unmerged",
 )
 THRESHOLDS: Final = ("t1", "t2")
-MERGE_FLAGS: Final = ("merge_url", "merge_model", "merge_concurrency", "merge_patience")  # of an endpoint
-MERGE_SECONDS: Final = 120.0  # for one merge
-LOCAL_MERGES: Final = 64  # rows that wait for the scorer's own model
 
 
-class RefineConfig(CorpusConfig):
+class RefineConfig(MergeFlags, CorpusConfig):
     """Flags of `jobs.refine`."""
 
     format: Annotated[str, choice(formats_for("refine"))] = Field(default="steps", description=format_help("refine"))
@@ -105,17 +102,6 @@ class RefineConfig(CorpusConfig):
     """Refine about this many of the rows a second time, removing as many steps at random, and report both. 0: off."""
     seed: int = 0
     """Of what is random: criterion random, and the control."""
-    merge: MergerKind = Field(
-        default="none", description=listed("What writes the merge of a step into a neighbour.", MERGERS)
-    )
-    merge_url: str | None = None
-    """URL of the endpoint that merges, such as http://localhost:8000/v1."""
-    merge_model: str | None = None
-    """Name of the endpoint's model."""
-    merge_concurrency: int = Field(default=32, ge=1)
-    """Merges that each actor asks the endpoint for at once."""
-    merge_patience: float = Field(default=60, gt=0)
-    """Seconds for which the endpoint may fail to answer before rows go on without merges."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of weights and activations. auto: bfloat16 on a GPU, float32 on a CPU."""
     token_budget: int | None = Field(default=None, ge=64)
@@ -129,7 +115,6 @@ class RefineConfig(CorpusConfig):
     def _check_together(self) -> "RefineConfig":
         self._check_criterion()
         self.policy()
-        self._check_merging()
         if self.gpus_per_actor > 1:
             raise ValueError(
                 f"--gpus-per-actor {self.gpus_per_actor:g}: a scorer computes on one GPU. "
@@ -148,15 +133,6 @@ class RefineConfig(CorpusConfig):
         if self.control and self.criterion == "random":
             raise ValueError("--control compares with --criterion random: use another criterion")
 
-    def _check_merging(self) -> None:
-        given = [name for name in MERGE_FLAGS if getattr(self, name) != RefineConfig.model_fields[name].default]
-        if self.merge != "openai" and given:
-            raise ValueError(f"--{given[0].replace('_', '-')} needs --merge openai")
-        if self.merge == "openai" and not (self.merge_url and self.merge_model):
-            raise ValueError("--merge openai needs --merge-url and --merge-model")
-        if self.merge_url is not None and not self.merge_url.startswith(("http://", "https://")):
-            raise ValueError(f"--merge-url {self.merge_url} must begin with http:// or https://")
-
     def policy(self) -> Policy:
         """The refinement policy of these flags. Raises ValueError if they contradict each other."""
         values = {name: getattr(self, name) for name in POLICY_FLAGS}
@@ -168,32 +144,6 @@ class RefineConfig(CorpusConfig):
             seed=self.seed,
             **values,
         )
-
-    def merging(self, checked: CheckedModel | None, dtype: str) -> tuple[MakeMerger | None, dict[str, Any]]:
-        """A factory of the merger, and what identifies it. `checked` is the model that scores."""
-        if self.merge == "openai":
-            assert self.merge_url is not None, "checked"
-            assert self.merge_model is not None, "checked"
-            endpoint = OpenAIFactory(
-                self.merge_url,
-                self.merge_model,
-                os.environ.get("OPENAI_API_KEY", "none"),
-                self.merge_concurrency,
-                self.merge_patience,
-                request_seconds=max(MERGE_SECONDS, self.merge_patience),
-            )
-            return EndpointMergerFactory(endpoint), {"url": self.merge_url, "model": self.merge_model}
-        if self.merge == "local":
-            if checked is None:
-                raise UserError("--merge local needs a model that scores")
-            local = LocalMergerFactory(checked.source, self.device, dtype, self.threads_per_actor)
-            return local, {"model": checked.identity["model"]}
-        return None, {}
-
-    @property
-    def num_merging(self) -> int:
-        """Rows of an actor that may wait for merges at once."""
-        return {"none": 0, "local": LOCAL_MERGES, "openai": 2 * self.merge_concurrency}[self.merge]
 
 
 def recipe_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,7 +183,7 @@ def run(
     else:
         model = {"model": repr(make_scorer)}
     policy = config.policy()
-    merger, merger_identity = config.merging(checked, dtype)
+    merger, merger_identity = config.merger(checked, config.device, dtype, config.threads_per_actor)
     token_budget = config.token_budget or default_token_budget(config.device)
     share = min(1.0, config.control / max(1, inputs.estimate_rows(corpus).num_rows))
     how = Refining(policy, share, make_merger or merger, config.num_merging)

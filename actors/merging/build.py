@@ -6,11 +6,11 @@ from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 from actors.engines.build import OpenAIFactory
-from actors.merging.cache import MergeCache
 from actors.merging.merger import EngineMerger
 from actors.merging.protocol import Merger
 from actors.models.source import ModelSource
 from actors.runs.folder import RunFolder
+from actors.runs.replies import Replies
 from actors.scoring.protocol import Scorer
 
 MergerKind: TypeAlias = Literal["none", "local", "openai"]
@@ -58,5 +58,5 @@ class EndpointMergerFactory:
 
     def __call__(self, scorer: Scorer, run: RunFolder) -> Merger:
         """Open the client."""
-        cache = MergeCache(run.merges, f"{self.endpoint.url} {self.endpoint.model}")
-        return EngineMerger(self.endpoint(), is_chat=True, cache=cache)
+        name = f"{self.endpoint.url} {self.endpoint.model}"
+        return EngineMerger(self.endpoint(), is_chat=True, replies=Replies(run), name=name)

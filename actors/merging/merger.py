@@ -4,11 +4,12 @@ An endpoint that is down, refuses a prompt or answers nonsense costs a merge, ne
 problem, the report counts it, and the refinement goes on as its policy says.
 """
 
+import asyncio
 from typing import Final
 
 from actors.engines.protocol import Engine, SampleRequest
 from actors.errors import EndpointDown
-from actors.merging.cache import MergeCache
+from actors.runs.replies import Replies
 from algorithms.refinement.merge_prompt import line_end, merge_prompt, merged_step
 from algorithms.refinement.requests import MergeReply, MergeRequest
 from algorithms.row_errors import RowError
@@ -22,21 +23,22 @@ CUT: Final = "cut"  # the reply reached MAX_TOKENS
 class EngineMerger:
     """A merger that asks `engine` greedily.
 
-    `is_chat`: the model gets a user's message, not a text to continue. `cache`: where replies are kept, None for a
-    model of one's own.
+    `is_chat`: the model gets a user's message, not a text to continue. `replies`: where replies are kept, under the
+    `name` of the model; None for a model of one's own, whose replies cost no money.
     """
 
-    def __init__(self, engine: Engine, *, is_chat: bool, cache: MergeCache | None = None) -> None:
+    def __init__(self, engine: Engine, *, is_chat: bool, replies: Replies | None = None, name: str = "") -> None:
         self.concurrency = engine.concurrency
         self._engine = engine
         self._is_chat = is_chat
-        self._cache = cache
+        self._replies = replies
+        self._name = name
 
     async def merge(self, request: MergeRequest) -> MergeReply:
         """The merged step, or the name of the problem. Raises UserError if the endpoint refuses access."""
-        kept = await self._cache.get(request) if self._cache else None
+        kept = await asyncio.to_thread(self._replies.find, (self._name, request)) if self._replies else None
         if kept is not None:
-            return MergeReply(kept)
+            return MergeReply(kept["text"])
         prompt = merge_prompt(request, is_chat=self._is_chat)
         params = SamplingParams(0.0, max_tokens=MAX_TOKENS, stop=() if self._is_chat else (line_end(request),))
         try:
@@ -48,8 +50,8 @@ class EngineMerger:
         if sample.finish_reason == "length":
             return MergeReply(problem=CUT)
         text = merged_step(sample.text)
-        if self._cache:
-            await self._cache.put(request, text)
+        if self._replies:
+            await asyncio.to_thread(self._replies.save, (self._name, request), {"text": text})
         return MergeReply(text)
 
     def close(self) -> None:

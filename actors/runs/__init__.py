@@ -15,6 +15,7 @@
     record_kinds  the columns of each job's records, and which numbers add up
     ledger        one record for each row, committed at 1,000 rows or after 45 seconds at most, whatever dies or raises
     journal       which rows were in flight when processes died, and which of them is the cause
+    replies       what scorers and mergers replied, by request
     metrics       what training logs
 
 A new kind of record, or a new column: `record_kinds`.

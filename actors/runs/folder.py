@@ -10,7 +10,7 @@ Only while the run is at work:
     _rows/SHARD/       terminal records as they were committed
     _commits/          logs of the commits
     _journal/          notes of rows in flight
-    _merges/           replies of the endpoint that merges steps
+    _replies/          replies of scorers and mergers that are kept
     _session           the session that may write
     _probe             written to see whether the storage takes files
 
@@ -29,6 +29,11 @@ An evaluation has these as well:
     problems.parquet   one row for each problem: its votes, cost and groups
     evaluation.json    all numbers
     policies.json      the fitted votes and stopping rules, for use
+
+A run over demonstrations has these as well:
+
+    demonstrations.jsonl  prompt.txt  template.txt   the shortened prompt
+    path.json          every prompt on the way there
 """
 
 from dataclasses import dataclass
@@ -100,11 +105,6 @@ class RunFolder:
         return self.root / "_journal"
 
     @property
-    def merges(self) -> Storage:
-        """Replies of an endpoint that merges steps: `actors.merging.cache`."""
-        return self.root / "_merges"
-
-    @property
     def session(self) -> Storage:
         """The name of the session that may write: `actors.runs.session`."""
         return self.root / "_session"
@@ -163,6 +163,16 @@ class RunFolder:
     def policies(self) -> Storage:
         """Fitted votes and stopping rules: `algorithms.voting.policy`."""
         return self.root / "policies.json"
+
+    @property
+    def replies(self) -> Storage:
+        """Replies of scorers and mergers: `actors.runs.replies`."""
+        return self.root / "_replies"
+
+    @property
+    def path_json(self) -> Storage:
+        """The prompts on the path of a run over demonstrations."""
+        return self.root / "path.json"
 
     @property
     def events(self) -> Storage:

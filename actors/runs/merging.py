@@ -136,7 +136,7 @@ def merge(
 
 def clear(run: RunFolder) -> None:
     """Delete what only a run at work needs."""
-    for folder in (run.committed, run.commit_logs, run.journal, run.merges):
+    for folder in (run.committed, run.commit_logs, run.journal, run.replies):
         folder.delete_folder()
     for file in (run.session, run.probe):
         file.delete_file()

@@ -309,7 +309,7 @@ class ForestScorer:
         perplexities = [perplexity(task.losses[nodes]) for nodes in task.scored]
         if not np.isfinite(perplexities[0]) or np.isnan(perplexities).any():
             return RowError("not_finite", "the model's loss is infinite or not a number")
-        return Scored(perplexities, cost, task.tokens_naive)
+        return Scored(perplexities, cost, task.tokens_naive, [len(nodes) for nodes in task.scored])
 
     def _default_state_tokens(self, config: Any) -> int:
         """The tokens that fit into a fifth of the memory that is free once the model is loaded."""

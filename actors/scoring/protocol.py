@@ -1,7 +1,7 @@
 """What the Refiner asks of a scorer. A table of numbers can be one, without torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from algorithms.refinement.requests import ScoreRequest
@@ -10,11 +10,15 @@ from algorithms.row_errors import RowError
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Perplexities in the order of the variants; tokens computed now, and by separate forwards."""
+    """Perplexities in the order of the variants; tokens computed now, and by separate forwards.
+
+    `num_scored` is the number of scored tokens of each variant, where the scorer tells it.
+    """
 
     perplexities: list[float]
     tokens_forwarded: int
     tokens_naive: int
+    num_scored: list[int] = field(default_factory=list)
 
 
 class ScoringTask(Protocol):

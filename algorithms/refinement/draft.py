@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from algorithms.chains import Chain, answer_step
+from algorithms.chains import Chain, answer_step, wider_gap
 from algorithms.markup import is_balanced
 from algorithms.refinement.policy import Policy
 from algorithms.refinement.requests import ScoreRequest, Variant
@@ -29,7 +29,7 @@ def without(steps: Steps, index: int) -> list[Step]:
     if before and after:
         gaps = steps[index].gap, after[0].gap
         if gaps[0] != gaps[1]:
-            after[0] = replace(after[0], gap=max(gaps, key=lambda gap: (gap.count("\n"), len(gap))))
+            after[0] = replace(after[0], gap=wider_gap(*gaps))
     return before + after
 
 

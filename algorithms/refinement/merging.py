@@ -87,18 +87,13 @@ class Merging:
 
     def _merge(self, steps: Steps, left: int, text: str) -> Merge:
         texts = tuple(step.text for step in steps)
-        chain = self._draft.chain
-        stated = answer_step(Chain("", texts, chain.answer))
-        return Merge(
-            text,
-            texts[left],
-            texts[left + 1],
-            self._draft.gap(steps[left + 1]),
-            chain,
-            texts[:left],
-            texts[left + 2 :],
-            stated in (left, left + 1),
-        )
+        return merge_of(self._draft.chain, texts, left, text, self._draft.gap(steps[left + 1]))
+
+
+def merge_of(chain: Chain, steps: tuple[str, ...], left: int, text: str, gap: str) -> Merge:
+    """The merge of `steps[left]` and the next one into `text`. The steps are those that are left of the chain."""
+    is_stating = answer_step(Chain("", steps, chain.answer)) in (left, left + 1)
+    return Merge(text, steps[left], steps[left + 1], gap, chain, steps[:left], steps[left + 2 :], is_stating)
 
 
 def refusal(merge: Merge) -> str | None:

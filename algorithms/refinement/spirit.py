@@ -6,9 +6,9 @@ and all others are critical, and refinement stops. Below `t1` times the referenc
 step is due to be merged into a neighbour.
 
 Departures from a published digest of the paper (`RECIPES["digest"]` reproduces its code), all our choice: the question
-is not scored; the step that states the answer stays, and so does one that first states what a later step uses, which may
-only be merged; a step that is due for merging is not simply removed; no removal leaves half of a formula, an environment
-or a code block behind.
+is not scored; the step that states the answer stays, and so does one that first states what a later step uses, which
+may only be merged; a step that is due for merging is not simply removed; no removal leaves half of a formula, an
+environment or a code block behind.
 """
 
 from collections.abc import Generator, Sequence

@@ -12,6 +12,9 @@ recorded_samples  graded runs -> the samples of each problem, for votes and repl
 comparing      evaluations paired by problem
 evaluation     what an evaluation can show of these samples, and its results in the run's folder
 corpus_run     a corpus through a pool of workers: start or resume, stream, report
+demo_inputs    demonstrations and calibration rows -> aligned chains
+demo_paths     what paths of shortened prompts ask for -> their ends
+prompt_pool    the actors that score candidate prompts
 training_data  rows -> tokenised examples in the run's folder
 training_fit   Ray Train over the examples, and its results
 ranker_run     what training a ranker of any kind shares: examples, Ray Train, the finished run

@@ -70,8 +70,8 @@ def format_help(use: Use) -> str:
     return listed("How to read a row.", {name: each.description for name, each in formats_for(use).items()})
 
 
-class CorpusConfig(JobConfig):
-    """Flags of every verb that streams a corpus through actors."""
+class InputFlags(JobConfig):
+    """What is read, and where the records go."""
 
     input: str
     """File, folder or glob of JSONL or Parquet: a path, or any URI that pyarrow or fsspec reads."""
@@ -85,16 +85,8 @@ class CorpusConfig(JobConfig):
     """Column with unique ids. By default an id consists of file name and row number."""
     limit: int | None = Field(default=None, ge=1)
     """Read only the first rows."""
-    num_actors: str = "1"
-    """Number of actors: N, or MIN:MAX to scale with the load."""
-    gpus_per_actor: float = Field(default=0.0, ge=0)
-    """GPUs of each actor. Actors with a fraction share a GPU."""
-    cpus_per_actor: float | None = Field(default=None, gt=0)
-    """CPU slots and threads of each actor. Default: 1 on a cluster, an equal share of the cores locally."""
     max_quarantined: str = "100%"
     """Fail (exit status 1) if more rows than this are quarantined: a number, or a percentage of the rows."""
-
-    _check_num_actors = field_validator("num_actors")(check_range)
 
     @field_validator("max_quarantined")
     @classmethod
@@ -102,6 +94,19 @@ class CorpusConfig(JobConfig):
         if not re.fullmatch(r"\d+|\d+(\.\d+)?%", value) or (value.endswith("%") and float(value[:-1]) > 100):
             raise ValueError("must be a number of rows such as 20, or a percentage such as 1%")
         return value
+
+
+class ActorFlags(JobConfig):
+    """The actors of a verb, and what each asks for."""
+
+    num_actors: str = "1"
+    """Number of actors: N, or MIN:MAX to scale with the load."""
+    gpus_per_actor: float = Field(default=0.0, ge=0)
+    """GPUs of each actor. Actors with a fraction share a GPU."""
+    cpus_per_actor: float | None = Field(default=None, gt=0)
+    """CPU slots and threads of each actor. Default: 1 on a cluster, an equal share of the cores locally."""
+
+    _check_num_actors = field_validator("num_actors")(check_range)
 
     @property
     def actor_range(self) -> tuple[int, int]:
@@ -122,6 +127,10 @@ class CorpusConfig(JobConfig):
     def threads_per_actor(self) -> int | None:
         """Threads of a model on a CPU. None leaves the number to Ray, which knows the node."""
         return threads_each(self.cpus_per_actor, self.actor_range[1])
+
+
+class CorpusConfig(ActorFlags, InputFlags):
+    """Flags of every verb that streams a corpus through actors."""
 
 
 @dataclass(frozen=True)
@@ -295,7 +304,7 @@ def _check_visible(this: CorpusRun, output: RunFolder) -> None:
 
 
 @contextmanager
-def ray_for(config: CorpusConfig) -> Iterator[cluster.Ask]:
+def ray_for(config: ActorFlags) -> Iterator[cluster.Ask]:
     """Ray for this run, and what each actor asks of it. Raises UserError if a local Ray lacks it."""
     with ray_with(*config.actor_range, config.ask):
         yield config.ask

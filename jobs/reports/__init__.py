@@ -2,6 +2,7 @@
 
     page        report.html and report.json of any run
     refine      what was removed, what scoring cost (refine.html.j2)
+    demos       perplexity along the path, and the demonstrations before and after (demos.html.j2)
     sample      number and length of samples (sample.html.j2)
     grade       right and wrong, and where the string rule differs (grade.html.j2)
     train       loss curves, and the data that was not used (train.html.j2)

@@ -1,6 +1,7 @@
 """Measurements, each one command that writes its numbers to `results/`.
 
     python -m tests.benchmarks.refine_cost       forest scoring against the plain loop and padded batches
+    python -m tests.benchmarks.demonstrations    AL1 and NBC demonstrations shortened, against ten random paths
     python -m tests.benchmarks.refine_scale      rows per second, driver memory, speed-up with actors (no model)
     python -m tests.benchmarks.large_files       2 GB of JSON lines and of Parquet, through runs killed five times
     python -m tests.benchmarks.faults            time and repeated work when actors, nodes, storage or rows fail

@@ -56,7 +56,7 @@ def test_merges_are_made_counted_and_told(tmp_path, capsys):
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<h2>Merges</h2>" in page
     assert "removed at random" in page
-    assert not open_run_folder(str(tmp_path / "run")).merges.exists()  # they went with the other temporary files
+    assert not open_run_folder(str(tmp_path / "run")).replies.exists()  # they went with the other temporary files
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -35,6 +35,7 @@ def test_every_flag_has_help(config, args, capsys):
         ("make_corpus --rows ten --output x", "Error parsing --rows: invalid literal for int() with base 10: 'ten'"),
         ("refine --input x --output y --t3 0", "Unrecognized options: --t3, 0"),
         ("export", "missing RUN, --output"),
+        ("demos --demos x", "missing --calibration, --output"),
         ("sample --input", "Missing value for argument '--input'. Expected 1 values."),
         ("grade", "missing --input, --output"),
         ("train", "missing --method, --data, --output"),

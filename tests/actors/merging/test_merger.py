@@ -9,9 +9,9 @@ from actors.engines import openai as openai_engine
 from actors.engines.build import OpenAIFactory
 from actors.errors import UserError
 from actors.merging.build import EndpointMergerFactory
-from actors.merging.cache import MergeCache
 from actors.merging.merger import EngineMerger
 from actors.runs.folder import open_run_folder
+from actors.runs.replies import Replies
 from algorithms.refinement.requests import MergeReply, MergeRequest
 from algorithms.sampling import Sample
 from tests.fixtures.merge_endpoint import merge_endpoint
@@ -44,7 +44,7 @@ def test_a_reply_is_cleaned_and_kept_for_whoever_asks_next(tmp_path):
         other = MergeRequest("How many?", "1 + 1 = 2.", "So there are two.")
         ask(merger_of(server.url, tmp_path), other)
         assert [second for _, _, second in server.asked] == ["So there are 2.", "So there are two."]
-    assert len(list((tmp_path / "_merges").glob("*/*.json"))) == 2
+    assert len(list((tmp_path / "_replies").glob("*/*.json"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_an_endpoint_that_is_gone_is_not_waited_for_twice(tmp_path):
     merger = merger_of(url, tmp_path)
     requests = [MergeRequest("q", "1 + 1 = 2.", f"So {number}.") for number in range(40)]
     assert set(ask(merger, *requests)) == {MergeReply(problem="endpoint_down")}
-    assert not (tmp_path / "_merges").exists()
+    assert not (tmp_path / "_replies").exists()
 
 
 def test_an_endpoint_that_refuses_access_ends_the_run(tmp_path):
@@ -94,11 +94,7 @@ def test_a_reply_without_an_end_is_no_merge():
 
 
 def test_another_model_has_replies_of_its_own(tmp_path):
-    folder = open_run_folder(str(tmp_path)).merges
-
-    async def check():
-        one, other = MergeCache(folder, "url one"), MergeCache(folder, "url other")
-        await one.put(REQUEST, "half \ud83d")
-        return await one.get(REQUEST), await other.get(REQUEST)
-
-    assert asyncio.run(check()) == ("half \ud83d", None)
+    replies = Replies(open_run_folder(str(tmp_path)))
+    replies.save(("one", REQUEST), {"text": "half \ud83d"})
+    assert replies.find(("one", REQUEST)) == {"text": "half \ud83d"}
+    assert replies.find(("other", REQUEST)) is None

@@ -29,7 +29,7 @@ class Policy:
     """
 
     criterion: Criterion = "spirit"
-    t1: float = 1.0
+    t1: float = 0.97
     t2: float = 1.2
     remove_ratio: float | None = None
     scope: Scope = "completion"

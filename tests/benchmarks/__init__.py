@@ -17,7 +17,9 @@
     python -m tests.benchmarks.serve_load        the graph under 200 clients and a burst, and while replicas are killed
     python -m tests.benchmarks.serve_fuzz        10,000 bad requests: statuses, memory, what stays in flight
     python -m tests.benchmarks.whole_steps       steps that are halves of something, and texts that splitting changes
-    python -m tests.benchmarks.scopes            which steps each scope removes, where the redundant ones are known
+    python -m tests.benchmarks.known_redundancy  precision and recall of every criterion where the truth is known
+    python -m tests.benchmarks.criteria          every criterion on the same GSM8K rows: perplexity, length, cost
+    python -m tests.benchmarks.merge_wait        share of its time that a scorer computes beside a slow merger
     python -m tests.benchmarks.train_steps       seconds per step of NAT and NCE beside a plain LoRA
     python -m tests.benchmarks.negative_methods  accuracy of every training method on one generated task
     python -m tests.benchmarks.contrastive_temperature  CL's gradients on right and wrong tokens by temperature

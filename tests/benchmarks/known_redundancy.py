@@ -1,6 +1,6 @@
 """Which steps each criterion removes, on chains whose redundant steps are known.
 
-    python -m tests.benchmarks.known_redundancy [--chains 40] [--families al1 nbc] [--only NAME...]
+    python -m tests.benchmarks.known_redundancy [--chains 16] [--families al1 nbc] [--only NAME...]
 
 Seven families: five kinds of made problems, GSM8K's own solutions of its test split, and solutions of MATH problems by
 GPT-4, the last two with redundant sentences put into them. Every criterion removes steps, in its order, until its
@@ -44,16 +44,16 @@ WANTED = 0.98  # precision
 ALL = Policy(t1=LARGEST, t2=LARGEST, unmerged="stop")
 CRITERIA = {
     "spirit completion, guarded": replace(ALL, scope="completion"),
-    "spirit suffix, guarded": replace(ALL, scope="suffix"),
     "guard alone": replace(ALL, criterion="random", remove_ratio=0.99, scope="completion"),
     "random": replace(ALL, criterion="random", remove_ratio=0.99, scope="completion", keep_used=False),
     "surprisal": replace(ALL, criterion="surprisal", remove_ratio=0.99, scope="completion", keep_used=False),
+    "spirit suffix, guarded": replace(ALL, scope="suffix"),
     "pir": replace(ALL, criterion="pir", scope="answer", keep_used=False),
     "spirit completion": replace(ALL, scope="completion", keep_used=False),
     "spirit suffix": replace(ALL, scope="suffix", keep_used=False),
     "spirit answer, guarded": replace(ALL, scope="answer"),
-    "spirit answer": replace(ALL, scope="answer", keep_used=False),
     "spirit full": replace(ALL, scope="full", keep_used=False),
+    "spirit answer": replace(ALL, scope="answer", keep_used=False),
 }
 
 
@@ -185,7 +185,7 @@ def draw(summary):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--chains", type=int, default=40)
+    parser.add_argument("--chains", type=int, default=16)
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--only", nargs="+", choices=list(CRITERIA), default=list(CRITERIA))
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """What starts clusters: cluster.yaml, the KubeRay files and the Dockerfile.
 
-Ray and KubeRay take them, nothing is open to the world, nothing runs as root, and all install what the Makefile installs.
+Ray and KubeRay take them, nothing is open to the world or runs as root, and all install what the Makefile installs.
 """
 
 import copy

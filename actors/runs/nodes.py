@@ -5,6 +5,8 @@ from pathlib import Path
 
 import ray
 
+from actors.runs.folder import RunFolder
+
 
 def this_node() -> str:
     """The id of this process's node."""
@@ -21,3 +23,14 @@ def dead_nodes() -> frozenset[str]:
 def missing_path(paths: Iterable[str]) -> str | None:
     """The first of these paths that this node cannot see, if there is one."""
     return next((path for path in paths if not Path(path).exists()), None)
+
+
+def output_unseen(output: RunFolder, session: str) -> str | None:
+    """What keeps this node from the run that `session` has begun, in words that the path follows; None if nothing."""
+    try:
+        seen = output.session.read_bytes().decode()
+    except FileNotFoundError:
+        return "cannot see"
+    except OSError as error:
+        return f"cannot read ({' '.join(str(error).split())})"
+    return None if seen == session else "has another folder at"

@@ -24,7 +24,7 @@ NOT_IDENTITY: Final = frozenset(
     {
         "num_actors", "gpus_per_actor", "cpus_per_actor", "max_quarantined", "num_workers", "gpus_per_worker",
         "cpus_per_worker", "max_failures", "max_batch", "token_budget", "concurrency", "patience_hours",
-        "price_per_gpu_hour",
+        "wait_for_resources", "price_per_gpu_hour",
     }
 )  # fmt: skip
 ALWAYS_AGAIN: Final = ("doctor", "report")  # verbs that look at what is there now

@@ -61,8 +61,14 @@ def test_actors_that_cannot_be_placed_are_told_in_one_line(tmp_path):
     last = alone.stderr.splitlines()[-1]
     assert "1 actor(s) ask for 1 CPU and 1 GPU each and reading for 1 CPU; the cluster has" in last
     joined = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    other = [*args, "--output", tmp_path / "other", "--cpus-per-actor", 500]
+    refused = command(*other, env=joined)
+    assert refused.returncode == 2
+    last = refused.stderr.splitlines()[-1]
+    assert "1 actor(s) ask for 500 CPU each and reading for 1 CPU; the cluster has" in last
+    assert last.endswith("or wait for more nodes with --wait-for-resources MINUTES")
     with (tmp_path / "errors").open("w") as errors:
-        job = start(*args, "--output", tmp_path / "other", "--cpus-per-actor", 500, env=joined, stderr=errors)
+        job = start(*other, "--wait-for-resources", 5, env=joined, stderr=errors)
         wait_for(lambda: "waiting: 1 actor(s) ask for 500 CPU each" in (tmp_path / "errors").read_text(), job, 90)
         job.terminate()
         assert job.wait(60) == 130

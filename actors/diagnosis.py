@@ -1,4 +1,4 @@
-"""What a node is and sees, for `jobs.doctor`: facts, no judgement. Each function runs in a task on the node it looks at.
+"""What a node is and sees, for `jobs.doctor`: facts, no judgement. Each function runs in a task on its node.
 
 Nothing here raises for what it looks at: what is missing or fails is a fact.
 """

@@ -113,7 +113,7 @@ def _room(needs: Needs, supply: Supply) -> Iterable[Finding]:
         text = f"{supply.num_placeable} of {wanted} actors fit now, each with {needs.ask}"
         yield Finding("warning", "room", text, "without an autoscaler it stays so: lower the upper bound, or add nodes")
     else:
-        yield Finding("ok", "room", f"{wanted} actors, each with {needs.ask}")
+        yield Finding("ok", "room", f"{wanted} actor{'' if needs.most == 1 else 's'}, each with {needs.ask}")
 
 
 def _run(needs: Needs, supply: Supply) -> Iterable[Finding]:

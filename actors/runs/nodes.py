@@ -1,4 +1,4 @@
-"""The nodes of the cluster that a worker runs on. Without Ray there is one nameless node, which lives."""
+"""The nodes of the cluster, and what a worker's own can see. Without Ray there is one nameless node, which lives."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +11,14 @@ from actors.runs.folder import RunFolder
 def this_node() -> str:
     """The id of this process's node."""
     return ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+
+
+def this_actor() -> str:
+    """This process as a log names it: its actor, and its node."""
+    if not ray.is_initialized():
+        return "this process"
+    context = ray.get_runtime_context()
+    return f"actor {context.get_actor_id() or 'none'} on node {context.get_node_id()}"
 
 
 def dead_nodes() -> frozenset[str]:

@@ -25,7 +25,7 @@ from jobs import VERBS
 from jobs.driver import cluster, command, corpus_run
 from jobs.driver.command import JobConfig
 from jobs.driver.findings import Finding, findings
-from jobs.driver.fitting import Needs, fit, needs_of, supply_for
+from jobs.driver.fitting import Needs, fit, needs_of, num_input_bytes, supply_for
 from jobs.driver.surveying import Trial, survey
 
 FOR: Final = "--for"
@@ -59,6 +59,7 @@ def main() -> None:
 def run(config: DoctorConfig) -> int:
     """Ask all nodes, print one line for each finding. Returns the exit status."""
     needs = _needs(config)
+    input_bytes = num_input_bytes(needs) if needs else 0
     trial = needs.trial if needs else None
     if config.model:
         ask = needs.ask if needs else cluster.Ask(1, 0)
@@ -71,7 +72,7 @@ def run(config: DoctorConfig) -> int:
         facts = survey(output, trial, config.seconds_per_check)
         found = findings(facts)
         if needs is not None:
-            found += fit(needs, supply_for(needs, facts), facts)
+            found += fit(needs, supply_for(needs, input_bytes, facts), facts)
     for finding in found:
         print(_line(finding))
     problems, warnings = (sum(each.level == level for each in found) for level in ("problem", "warning"))
@@ -102,18 +103,12 @@ def _line(finding: Finding) -> str:
     """One finding, wrapped to the terminal, with the mend on a line of its own."""
     width = max(60, min(LINE_WIDTH, shutil.get_terminal_size((LINE_WIDTH, 24)).columns))
     head = f"{finding.level:<8} {finding.subject:<13}  "
-    text = textwrap.fill(
-        finding.text, width, initial_indent=head, subsequent_indent=" " * INDENT, break_on_hyphens=False
-    )
-    if not finding.mend:
-        return text
-    arrow = " " * (INDENT - 3) + "-> "
-    return (
-        text
-        + "\n"
-        + textwrap.fill(
-            finding.mend, width, initial_indent=arrow, subsequent_indent=" " * INDENT, break_on_hyphens=False
-        )
+    parts = [(head, finding.text)]
+    if finding.mend:
+        parts.append((" " * (INDENT - 3) + "-> ", finding.mend))
+    return "\n".join(
+        textwrap.fill(text, width, initial_indent=start, subsequent_indent=" " * INDENT, break_on_hyphens=False)
+        for start, text in parts
     )
 
 

@@ -61,7 +61,7 @@ def _versions(survey: Survey) -> Iterable[Finding]:
         have = defaultdict(list)
         for node in survey.nodes:
             have[_version(node, name)].append(node.host)
-        here = survey.driver_python if name == "python" else survey.driver_packages.get(name, "")
+        here = survey.driver_python if name == "python" else _plain(survey.driver_packages.get(name, ""))
         if len({*have, here}) < 2:
             continue
         wrong = True
@@ -84,7 +84,12 @@ def _versions(survey: Survey) -> Iterable[Finding]:
 
 
 def _version(node: NodeFacts, name: str) -> str:
-    return node.python if name == "python" else node.packages.get(name, "")
+    return node.python if name == "python" else _plain(node.packages.get(name, ""))
+
+
+def _plain(version: str) -> str:
+    """A version without the kind of its build: 2.13.0+cpu and 2.13.0+cu130 are one."""
+    return version.partition("+")[0]
 
 
 def _gpus(survey: Survey) -> Iterable[Finding]:

@@ -3,6 +3,7 @@
 `needs_of` reads the flags that verbs share; the rest is pure.
 """
 
+import contextlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -84,14 +85,21 @@ def needs_of(verb: str, config: JobConfig) -> Needs:
     )
 
 
-def supply_for(needs: Needs, survey: Survey) -> Supply:
-    """What the cluster has now. Raises UserError if the input is not there."""
-    sizes = [size for uri in needs.inputs for _, size in list_files(uri, SUFFIXES)]
-    record = manifest.load(open_run_folder(needs.output)) if needs.output else None
+def num_input_bytes(needs: Needs) -> int:
+    """The size of the input. Raises UserError if it is not there."""
+    return sum(size for uri in needs.inputs for _, size in list_files(uri, SUFFIXES))
+
+
+def supply_for(needs: Needs, input_bytes: int, survey: Survey) -> Supply:
+    """What the cluster has now, and what is in the output."""
+    record = None
+    if needs.output:
+        with contextlib.suppress(OSError):  # the survey tells of it
+            record = manifest.load(open_run_folder(needs.output))
     return Supply(
         num_placeable=cluster.num_placeable(needs.ask),
         largest_gpu_bytes=max((gpu.memory_bytes for node in survey.nodes for gpu in node.gpus), default=0),
-        num_input_bytes=sum(sizes),
+        num_input_bytes=input_bytes,
         run_status=record.status if record else None,
         run_verb=record.job if record else None,
         shortage=cluster.shortage(needs.ask, needs.least),

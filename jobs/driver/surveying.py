@@ -110,7 +110,7 @@ def _nodes(listed: Sequence[Mapping[str, Any]]) -> list[_Node]:
     return [
         _Node(label, node["NodeID"], node["NodeManagerAddress"],
               (node["NodeManagerPort"], node["ObjectManagerPort"]), node["Resources"],
-              str(Path(node["ObjectStoreSocketName"]).parent))
+              str(Path(node["ObjectStoreSocketName"]).parents[2]))
         for label, node in zip(labels, alive, strict=True)
     ]  # fmt: skip
 

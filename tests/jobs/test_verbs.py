@@ -56,7 +56,7 @@ def test_a_config_file_holds_flags_and_the_command_line_wins(tmp_path):
     assert (config.num_actors, config.max_quarantined, config.t1, config.columns) == (
         "1:4",
         "20",
-        1.3,
+        1.05,
         {"question": "q"},
     )
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from actors.diagnosis import OPTIONAL
 from actors.errors import UserError
 from actors.models.source import resolve_dtype
 from actors.runs import manifest
@@ -17,7 +18,7 @@ from actors.runs.folder import open_run_folder
 from actors.runs.storage import list_files
 from jobs.driver import cluster
 from jobs.driver.command import JobConfig
-from jobs.driver.corpus_run import range_of
+from jobs.driver.corpus_run import range_of, threads_each
 from jobs.driver.findings import GIB, Finding
 from jobs.driver.surveying import Survey, Trial
 from jobs.reports.parts import clock
@@ -37,11 +38,12 @@ class Needs:
     least: int
     most: int
     ask: cluster.Ask
-    num_threads: int | None
+    num_threads: int
     model: str | None
     dtype: str
     inputs: tuple[str, ...]
     output: str | None
+    engine: str | None = None
 
     @property
     def trial(self) -> Trial | None:
@@ -77,11 +79,12 @@ def needs_of(verb: str, config: JobConfig) -> Needs:
         least=least,
         most=most,
         ask=cluster.Ask(cpus or 1, gpus),
-        num_threads=max(1, int(cpus)) if cpus else None,
+        num_threads=threads_each(cpus, most) or 1,
         model=None if given.get("engine") == "openai" else given.get("model"),
         dtype=resolve_dtype(given.get("dtype", "auto"), device),
         inputs=(inputs,) if isinstance(inputs, str) else tuple(inputs),
         output=given.get("output"),
+        engine=given.get("engine"),
     )
 
 
@@ -108,8 +111,14 @@ def supply_for(needs: Needs, input_bytes: int, survey: Survey) -> Supply:
 
 def fit(needs: Needs, supply: Supply, survey: Survey) -> list[Finding]:
     """What this means for the run."""
-    return [*_room(needs, supply), *_run(needs, supply), *_memory(needs, supply, survey), *_disk(needs, supply, survey),
-            *_time(needs, supply, survey)]  # fmt: skip
+    return [
+        *_room(needs, supply),
+        *_engine(needs, survey),
+        *_run(needs, supply),
+        *_memory(needs, supply, survey),
+        *_disk(needs, supply, survey),
+        *_time(needs, supply, survey),
+    ]
 
 
 def _room(needs: Needs, supply: Supply) -> Iterable[Finding]:
@@ -122,6 +131,15 @@ def _room(needs: Needs, supply: Supply) -> Iterable[Finding]:
         yield Finding("warning", "room", text, "without an autoscaler it stays so: lower the upper bound, or add nodes")
     else:
         yield Finding("ok", "room", f"{wanted} actor{'' if needs.most == 1 else 's'}, each with {needs.ask}")
+
+
+def _engine(needs: Needs, survey: Survey) -> Iterable[Finding]:
+    """Whether vLLM is where actors can be, if they are to use it."""
+    able = [node for node in survey.nodes if node.ray_gpus or not needs.ask.gpus]
+    without = [node.host for node in able if not set(OPTIONAL) & set(node.packages)]
+    if needs.engine == "vllm" and without:
+        mend = "make cuda on nodes with GPUs, make vllm on others, or --engine transformers"
+        yield Finding("problem", "engine", f"no vLLM on {', '.join(without)}", mend)
 
 
 def _run(needs: Needs, supply: Supply) -> Iterable[Finding]:
@@ -168,7 +186,7 @@ def _disk(needs: Needs, supply: Supply, survey: Survey) -> Iterable[Finding]:
 
 
 def _time(needs: Needs, supply: Supply, survey: Survey) -> Iterable[Finding]:
-    size = f"{supply.num_input_bytes / 1e6:,.1f} MB of input"
+    size = f"{supply.num_input_bytes / 1e6:,.1f} MB of input" if supply.num_input_bytes >= 1e5 else "little input"
     model = survey.model
     if needs.verb != "refine" or model is None or model.error or not supply.num_placeable:
         if supply.num_input_bytes:
@@ -176,6 +194,8 @@ def _time(needs: Needs, supply: Supply, survey: Survey) -> Iterable[Finding]:
         return
     actors = min(needs.most, supply.num_placeable)
     tokens = supply.num_input_bytes / BYTES_PER_TOKEN * SCORED_PER_TOKEN
-    seconds = math.ceil(tokens / model.tokens_per_second / actors)
+    cores = sum(node.num_cores for node in survey.nodes)
+    at_once = actors if needs.ask.gpus else max(1, min(actors, cores // needs.num_threads))  # more share the cores
+    seconds = math.ceil(tokens / model.tokens_per_second / at_once)
     text = f"{size}: roughly {clock(seconds)} with {actors} actor(s) at this speed; --dry-run 50 measures it"
     yield Finding("ok", "takes", text)

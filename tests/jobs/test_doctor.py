@@ -189,6 +189,10 @@ def test_what_does_not_fit():
     assert small in fitted(largest_gpu_bytes=16 * GIB)
     full = of(GPU_NODE, model=MODEL, storage=(StorageFacts("g", None, GIB // 10, 0.1, 0.1),))
     assert ("problem", "room", "the run may write 0.2 GiB, and 0.1 GiB are free at /shared/run") in fitted(survey=full)
+    with_vllm = dataclasses.replace(NEEDS, engine="vllm")
+    bare = of(dataclasses.replace(GPU_NODE, packages={}), GOOD, model=MODEL)
+    assert ("problem", "engine", "no vLLM on g") in fitted(needs=with_vllm, survey=bare)
+    assert not [each for each in fitted(needs=with_vllm) if each[1] == "engine"]
     on_cpus = dataclasses.replace(NEEDS, ask=cluster.Ask(1, 0))
     # 8 actors of 16 GiB x 1.3 + 2 GiB each.
     crowded = ("warning", "model size", "g: up to 8 actors need about 182.4 GiB, 50.0 GiB are free")
@@ -198,8 +202,8 @@ def test_what_does_not_fit():
 def test_what_a_verb_needs_is_read_from_its_own_flags():
     line = ["--input", "x", "--output", "/y", "--num-actors", "2:6", "--gpus-per-actor", "0.5"]
     needs = needs_of("refine", command.config_of("refine", line))
-    assert needs == Needs("refine", 2, 6, cluster.Ask(1, 0.5), None, "smollm2", "bfloat16", ("x",), "/y")
-    assert needs.trial == Trial("smollm2", "bfloat16", cluster.Ask(1, 0.5), None)
+    assert needs == Needs("refine", 2, 6, cluster.Ask(1, 0.5), 1, "smollm2", "bfloat16", ("x",), "/y")
+    assert needs.trial == Trial("smollm2", "bfloat16", cluster.Ask(1, 0.5), 1)
     line = ["--method", "sft", "--data", "a", "b", "--output", "/y", "--num-workers", "4", "--cpus-per-worker", "2"]
     needs = needs_of("train", command.config_of("train", line))
     assert needs == Needs("train", 4, 4, cluster.Ask(2, 0), 2, "smollm2", "float32", ("a", "b"), "/y")

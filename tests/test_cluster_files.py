@@ -56,6 +56,20 @@ def test_gpus_come_from_zero_and_spot_nodes_come_first(cluster):
     assert sum(each["max_workers"] for each in workers.values()) == cluster["max_workers"]
 
 
+def test_machines_that_one_already_has_all_start(cluster):
+    """The variant of docs/operations.md. With a node type of its own, Ray would start the head alone."""
+    from ray.autoscaler._private.local.config import prepare_local
+
+    text = (ROOT / "docs/operations.md").read_text()
+    [block] = re.findall(r"```yaml\n(provider:.*?)```", text, re.DOTALL)
+    dropped = re.search(r"Drop (.*?):", text, re.DOTALL)[1]
+    variant = {name: value for name, value in cluster.items() if f"`{name}`" not in dropped} | yaml.safe_load(block)
+    jsonschema.validate(variant, SCHEMA)
+    prepared, _ = prepare_local(variant)
+    [workers] = prepared["available_node_types"].values()
+    assert (workers["min_workers"], workers["max_workers"]) == (2, 2)
+
+
 def makes(target):
     """What `make TARGET` would run in a fresh checkout."""
     planned = ["make", "--dry-run", "--always-make", target]

@@ -1,6 +1,6 @@
 """Submit a verb as a job to a Ray cluster, and follow its log.
 
-    python -m jobs.submit refine --input s3://corpora/r1/*.parquet --format chat --output s3://corpora/r1-refined
+    python -m jobs.submit refine --input 's3://corpora/r1/*.parquet' --format chat --output s3://corpora/refined
     python -m jobs.submit --address http://ray-head:8265 --no-wait train --method sft --data ... --output ...
 
 Flags before the verb belong to submit, flags after it to the verb, which are checked here before anything is sent. The

@@ -83,13 +83,15 @@ def check_output(config: JobConfig) -> None:
 
 def entrypoint(verb: str, args: Sequence[str]) -> str:
     """The job's command. A config file must lie in what the job takes along, and is named from there."""
-    rest, path = take_config_flag(list(args))
+    _, path = take_config_flag(list(args))
+    shipped = list(args)
     if path is not None:
         file = Path(path).resolve()
         if not (_has_repository() and file.is_relative_to(ROOT)):
             raise UserError(f"--config {path} is outside {ROOT}, which the job takes along: copy it there")
-        rest = ["--config", str(file.relative_to(ROOT)), *rest]
-    return shlex.join(["python", "-m", f"jobs.{verb}", *rest])
+        there = str(file.relative_to(ROOT))
+        shipped = [{path: there, f"--config={path}": f"--config={there}"}.get(arg, arg) for arg in args]
+    return shlex.join(["python", "-m", f"jobs.{verb}", *shipped])
 
 
 def runtime_env(environment: Environment) -> dict[str, Any]:

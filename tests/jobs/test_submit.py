@@ -117,7 +117,9 @@ def test_flags_before_the_verb_are_submits_own(capsys):
 def test_a_config_file_travels_with_the_code(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT / "jobs")
     line = submission.entrypoint("refine", ["--t1", "1.2", "--config", "refine.yaml", "--columns", "question", "a b"])
-    assert line == "python -m jobs.refine --config jobs/refine.yaml --t1 1.2 --columns question 'a b'"
+    assert line == "python -m jobs.refine --t1 1.2 --config jobs/refine.yaml --columns question 'a b'"
+    line = submission.entrypoint("doctor", ["--for", "refine", "--config=refine.yaml"])
+    assert line == "python -m jobs.doctor --for refine --config=jobs/refine.yaml"
     with pytest.raises(UserError, match=r"--config .*x.yaml is outside .*: copy it there"):
         submission.entrypoint("refine", ["--config", str(tmp_path / "x.yaml")])
 

@@ -188,7 +188,8 @@ async def _print_log(client: Any, job: str) -> str | None:
     """Print the log as it grows, also over lost connections. Returns the job's last status; None if nobody answers."""
     import aiohttp
 
-    num_printed, silent_since = 0, None
+    num_printed = 0
+    silent_since: float | None = None
     loop = asyncio.get_running_loop()
     while True:
         to_skip = num_printed  # a new connection begins with the first line again
@@ -198,6 +199,7 @@ async def _print_log(client: Any, job: str) -> str | None:
                 to_skip = max(0, to_skip - len(text))
                 num_printed += len(fresh)
                 print(fresh, end="", flush=True)
+                silent_since = None
             status = str(client.get_job_status(job).value)
             if status in STATUS_OF:
                 return status

@@ -214,7 +214,9 @@ def _try(trial: Trial, nodes: Sequence[_Node], seconds: float) -> ModelFacts:
             return ray.get(ref, timeout=seconds)
         except ray.exceptions.GetTimeoutError:
             ray.cancel(ref, force=True)
-            return ModelFacts(trial.name, "a GPU node", f"nothing after {seconds:g} s", trial.device)
+            return ModelFacts(
+                trial.name, "a GPU node", f"no GPU was free, or it took longer than {seconds:g} s", trial.device
+            )
         except ray.exceptions.RayError as error:
             return ModelFacts(trial.name, "a GPU node", _reason(error), trial.device)
     failures: dict[str, str] = {}

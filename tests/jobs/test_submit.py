@@ -1,5 +1,6 @@
 """Submission: one id for one run, flags checked before anything is sent, a small package, and a cluster that dies."""
 
+import asyncio
 import os
 import re
 import signal
@@ -9,10 +10,11 @@ import zipfile
 
 import pytest
 import yaml
+from ray.job_submission import JobStatus
 
 from actors.code import ROOT
 from actors.errors import UserError
-from jobs import VERBS
+from jobs import VERBS, submit
 from jobs.driver import command, submission
 from jobs.driver.submission import Decision, decide, submission_id
 from tests.fixtures.head import TOKEN, ray_head
@@ -151,6 +153,44 @@ def test_uv_installs_what_sluice_depends_on():
     assert not [each for each in packages if each.startswith(("pytest", "vllm"))]
 
 
+class FakeClient:
+    """A dashboard whose connections break: each gives the log from its start, and then its status or an error."""
+
+    def __init__(self, *connections):
+        self.connections = list(connections)
+
+    async def tail_job_logs(self, job):
+        self.chunks, self.end = self.connections.pop(0)
+        for chunk in self.chunks:
+            yield chunk
+        if isinstance(self.end, Exception):
+            raise self.end
+
+    def get_job_status(self, job):
+        return JobStatus(self.end)
+
+
+@pytest.mark.parametrize(
+    ("connections", "printed", "status"),
+    [
+        ([(["one\n", "two\n"], "SUCCEEDED")], "one\ntwo\n", "SUCCEEDED"),
+        (
+            [(["one\n", "tw"], RuntimeError("closed")), (["one\ntwo\n", "three\n"], "FAILED")],
+            "one\ntwo\nthree\n",
+            "FAILED",
+        ),
+        ([([], "PENDING"), (["one\n"], "RUNNING"), (["on", "e\n"], "STOPPED")], "one\n", "STOPPED"),
+        ([(["one\n"], OSError("refused")), ([], OSError("refused")), ([], OSError("refused"))], "one\n", None),
+    ],
+    ids=["straight", "a broken connection", "before it starts", "nobody answers"],
+)
+def test_each_line_of_the_log_is_printed_once(connections, printed, status, capsys, monkeypatch):
+    monkeypatch.setattr(submit, "RECONNECT_SECONDS", 0.01)
+    monkeypatch.setattr(submit, "LOST_SECONDS", 0.015)
+    assert asyncio.run(submit._print_log(FakeClient(*connections), "job")) == status
+    assert capsys.readouterr().out == printed
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_is_submitted_followed_left_and_finished_on_another_cluster(tmp_path):
@@ -159,18 +199,18 @@ def test_a_run_is_submitted_followed_left_and_finished_on_another_cluster(tmp_pa
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     line = ["refine", "--input", source, "--output", output]
 
-    def submit(address, *flags, environment=token):
+    def submitted(address, *flags, environment=token):
         args = [sys.executable, "-m", "jobs", "submit", "--address", address, *flags, *map(str, line)]
         return subprocess.run(args, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
 
     with ray_head(token=TOKEN) as (address, _):
-        refused = submit(address, environment={})
+        refused = submitted(address, environment={})
         assert (refused.returncode, refused.stdout) == (2, "")
         assert refused.stderr == (
             f"submit: error: the cluster at --address {address} asks for a token: "
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN\n"
         )
-        first = submit(address, "--no-wait")
+        first = submitted(address, "--no-wait")
         assert (first.returncode, first.stderr) == (0, "")
         job = first.stdout.split()[1]
         assert first.stdout.splitlines()[0] == f"submitted {job}"
@@ -185,12 +225,12 @@ def test_a_run_is_submitted_followed_left_and_finished_on_another_cluster(tmp_pa
         wait_for(lambda: committed(output))
     assert not (output / "rows").exists()
     with ray_head(token=TOKEN) as (address, _):
-        done = submit(address)
+        done = submitted(address)
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.splitlines()[0] == f"submitted {job}"
         assert done.stdout.splitlines()[-1] == f"{job}: succeeded"
         assert "rows        400:" in done.stdout
-        again = submit(address)
+        again = submitted(address)
         assert again.returncode == 0
         assert again.stdout == f"{job} has succeeded: this run is finished. --again submits it once more\n"
     assert len(records(output)) == 400

@@ -177,7 +177,7 @@ def take_config_flag(args: list[str]) -> tuple[list[str], str | None]:
     return args, None
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
     """YAML in which 1:4 is text, as on the command line. YAML 1.1 makes 64 of it."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {

@@ -84,9 +84,8 @@ def test_a_node_tells_what_keeps_it_from_a_run(tmp_path):
     begin_session(run, "s")
     assert output_unseen(run, "s") is None
     assert output_unseen(run, "other") == "has another folder at"
-    (tmp_path / "run" / "_session").unlink()
-    (tmp_path / "run" / "_session").mkdir()
-    assert output_unseen(run, "s").startswith("cannot read (")
+    (tmp_path / "file").touch()
+    assert output_unseen(open_run_folder(str(tmp_path / "file" / "run")), "s").startswith("cannot read (")
 
 
 @pytest.mark.usefixtures("ray_session")

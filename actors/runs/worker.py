@@ -14,6 +14,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from actors.errors import StorageLost, UserError
+from actors.runs.nodes import this_actor
 
 logger = logging.getLogger(__name__)
 
@@ -41,5 +42,5 @@ class RowWorker:
         except (UserError, StorageLost):
             raise
         except Exception:
-            logger.exception("the worker's process ends")
+            logger.exception("the process of %s ends", this_actor())
             os._exit(EXIT_STATUS)

@@ -7,6 +7,10 @@ inputs         files behind --input -> a Corpus: checked, fingerprinted
 reading        a Corpus -> the parts that tasks read: cut, counted, without what is done
 prompts        the flags that make a prompt of a question
 sampling       the flags that say how samples are drawn
+submission     a verb's command line -> a job: its id, what to do about earlier jobs, what it takes along
+surveying      probes on every node -> facts
+findings       facts -> what is wrong, and the mend
+fitting        a run's config and facts -> whether it fits, and what it takes
 stages         another verb as a stage of this one
 recorded_samples  graded runs -> the samples of each problem, for votes and replays
 comparing      evaluations paired by problem

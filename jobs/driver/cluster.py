@@ -1,23 +1,32 @@
 """Join the cluster at RAY_ADDRESS, or start a local Ray. A submitted job runs the same code."""
 
+import contextlib
 import logging
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 from actors.code import py_modules
 from actors.errors import SluiceError, UserError
-from actors.runs.nodes import missing_path
+from actors.runs.folder import RunFolder
+from actors.runs.nodes import missing_path, output_unseen
 from jobs.driver import environment
 
 READER_CPUS: Final = 1  # of a task that reads, which Ray Data fuses with its own that cuts the blocks
 CONNECT_SECONDS: Final = 5.0
+POLL_SECONDS: Final = 2.0
+TOLD_EVERY_SECONDS: Final = 30.0
+WAIT_HELP: Final = (
+    "Minutes to wait on a cluster that lacks what the {} ask for, while an autoscaler or somebody adds nodes. "
+    "0: refuse at once."
+)
 OURS: Final = "Progress bars disabled"
 
 
@@ -176,33 +185,80 @@ def shortage(ask: Ask, least: int) -> str | None:
     )
 
 
+def wait_for_room(ask: Ask, least: int, minutes: float, flags: str) -> None:
+    """Return once the cluster has room for `least` such actors. Meanwhile an autoscaler, if there is one, adds nodes.
+
+    Raises UserError after `minutes`, or at once with 0: lower `flags`.
+    """
+    short = shortage(ask, least)
+    if short is None:
+        return
+    if not minutes:
+        raise UserError(f"{short}: lower {flags}, or wait for more nodes with --wait-for-resources MINUTES")
+    from ray.autoscaler.sdk import request_resources
+
+    each = {"CPU": ask.cpus, "GPU": ask.gpus} if ask.gpus else {"CPU": ask.cpus}
+    request_resources(bundles=[each] * least + [{"CPU": READER_CPUS}])
+    deadline, told = time.monotonic() + minutes * 60, -TOLD_EVERY_SECONDS
+    try:
+        while short := shortage(ask, least):
+            now = time.monotonic()
+            if now > deadline:
+                raise UserError(f"{short} after {minutes:g} minutes: lower {flags}, or raise --wait-for-resources")
+            if now - told >= TOLD_EVERY_SECONDS:
+                print(f"waiting: {short}", file=sys.stderr, flush=True)
+                told = now
+            time.sleep(POLL_SECONDS)
+    finally:
+        request_resources(bundles=[])  # from here on the actors themselves ask
+
+
 def check_visible(flag: str, paths: Iterable[str]) -> None:
     """Raise UserError unless every node that can run actors sees these local paths."""
+    names = tuple(paths)
+    for host, missing in _ask_nodes(missing_path, names) if names else ():
+        if missing is not None:
+            raise UserError(f"{flag}: node {host} cannot see {missing}: choose a path that all nodes share, or a URI")
+
+
+def check_output(output: RunFolder, session: str) -> None:
+    """Raise UserError unless every node that can run actors reads in `output` what this session wrote there.
+
+    A folder of the same name on each node's own disk would pass for a shared one.
+    """
+    for host, trouble in _ask_nodes(output_unseen, output.hasty(), session):
+        if trouble is not None:
+            raise UserError(
+                f"--output: node {host} {trouble} {output.path}: choose a path that all nodes share, or a URI that "
+                "they may read"
+            )
+
+
+def _ask_nodes(question: Callable[..., str | None], *arguments: Any) -> list[tuple[str, str | None]]:
+    """The answer of each node that can run actors, by host. Nothing is asked if all are one machine."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    names = tuple(paths)
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    if len({node["NodeManagerHostname"] for node in nodes}) < 2 or not names:
-        return
-    look = ray.remote(missing_path).options(num_cpus=0, max_retries=1)
+    if len({node["NodeManagerHostname"] for node in nodes}) < 2:
+        return []
+    ask = ray.remote(question)
     asked = [
         (
-            node,
-            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(names),
+            node["NodeManagerHostname"],
+            ask.options(
+                num_cpus=0,
+                max_retries=1,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+            ).remote(*arguments),
         )
         for node in nodes
     ]
-    for node, ref in asked:
-        try:
-            missing = ray.get(ref)
-        except ray.exceptions.RayError:  # the node has left
-            continue
-        if missing is not None:
-            raise UserError(
-                f"{flag}: node {node['NodeManagerHostname']} cannot see {missing}: "
-                "choose a path that all nodes share, or a URI"
-            )
+    answers = []
+    for host, ref in asked:
+        with contextlib.suppress(ray.exceptions.RayError):  # the node has left
+            answers.append((host, ray.get(ref)))
+    return answers
 
 
 def _check_address(address: str) -> None:

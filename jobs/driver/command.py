@@ -5,9 +5,11 @@ under a field is its help text.
 """
 
 import contextlib
+import contextvars
 import copy
 import dataclasses
 import functools
+import importlib
 import io
 import itertools
 import re
@@ -16,7 +18,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, ClassVar, Final, NoReturn, TypeVar
 
 import tyro
 import yaml
@@ -35,6 +37,19 @@ class JobConfig(BaseModel):
 Config = TypeVar("Config", bound=JobConfig)
 Defaults = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
+PLAIN_INT: Final = re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$")
+NUMBERS_AS_TEXT: Final = ConfigDict(coerce_numbers_to_str=True)  # num_actors: 4
+
+_checks_only: contextvars.ContextVar[bool] = contextvars.ContextVar("checks_only", default=False)
+
+
+class _Checked(Exception):
+    """Ends a verb whose command line was to be checked only."""
+
+    def __init__(self, config: JobConfig) -> None:
+        super().__init__()
+        self.config = config
+
 
 def main(
     config_class: type[Config],
@@ -47,6 +62,8 @@ def main(
     Exit status: 0 done, 1 the run failed its own checks, 2 the user must change something, 130 interrupted. `defaults`
     may compute defaults of fields from the given flags, as a recipe does.
     """
+    if _checks_only.get():
+        raise _Checked(parse(config_class, sys.argv[1:], description, defaults))
     # A scheduler stops a job with SIGTERM. Treat it like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -60,6 +77,26 @@ def main(
     except KeyboardInterrupt:
         print(f"{verb()}: interrupted; repeat the command to resume", file=sys.stderr)
         sys.exit(130)
+
+
+def config_of(name: str, args: Sequence[str]) -> JobConfig:
+    """The config of another verb's command line, as that verb reads it. Runs nothing.
+
+    Raises UserError as the verb would.
+    """
+    before = sys.argv
+    sys.argv = [f"sluice {name}", *args]
+    token = _checks_only.set(True)
+    try:
+        importlib.import_module(f"jobs.{name}").main()
+    except _Checked as checked:
+        return checked.config
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    finally:
+        _checks_only.reset(token)
+        sys.argv = before
+    raise AssertionError(f"jobs.{name} does not start through command.main")
 
 
 def verb() -> str:
@@ -96,7 +133,7 @@ def parse(
     defaults: Defaults = lambda given: {},
 ) -> Config:
     """The config of a command line. Raises UserError; `--help` prints and exits 0."""
-    rest, path = _take_config_flag(list(args))
+    rest, path = take_config_flag(list(args))
     from_file = _load_yaml(path, config_class) if path else {}
     given = _parse_flags(config_class, rest, description, from_file)
     given = _parse_flags(config_class, rest, description, {**defaults(given), **from_file})
@@ -113,7 +150,7 @@ def validated(config_class: type[Config], given: Mapping[str, Any]) -> Config:
 
 def peek(name: str) -> str | None:
     """The text of a flag on this command line or in its --config file, before anything is checked."""
-    args, path = _take_config_flag(sys.argv[1:])
+    args, path = take_config_flag(sys.argv[1:])
     for position, arg in enumerate(args):
         if arg.startswith(f"--{name}="):
             return arg.partition("=")[2]
@@ -128,7 +165,8 @@ def peek(name: str) -> str | None:
     return str(values[name]) if isinstance(values, dict) and name in values else None
 
 
-def _take_config_flag(args: list[str]) -> tuple[list[str], str | None]:
+def take_config_flag(args: list[str]) -> tuple[list[str], str | None]:
+    """The other arguments, and the file that --config names."""
     for position, arg in enumerate(args):
         if arg.startswith("--config="):
             return args[:position] + args[position + 1 :], arg.removeprefix("--config=")
@@ -139,9 +177,18 @@ def _take_config_flag(args: list[str]) -> tuple[list[str], str | None]:
     return args, None
 
 
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """YAML in which 1:4 is text, as on the command line. YAML 1.1 makes 64 of it."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
+        first: [(tag, PLAIN_INT if tag.endswith(":int") else pattern) for tag, pattern in resolvers]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 def _load_yaml(path: str, config_class: type[JobConfig]) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
@@ -157,7 +204,7 @@ def _load_yaml(path: str, config_class: type[JobConfig]) -> dict[str, Any]:
     for name, value in values.items():
         info = config_class.model_fields[name]
         try:
-            values[name] = TypeAdapter(_annotated(info, info)).validate_python(value)
+            values[name] = TypeAdapter(_annotated(info, info), config=NUMBERS_AS_TEXT).validate_python(value)
         except ValidationError as error:
             message = error.errors()[0]["msg"]
             raise UserError(f"--config {path}: --{name.replace('_', '-')} {value!r}: {message}") from None

@@ -105,6 +105,7 @@ class ActorFlags(JobConfig):
     """GPUs of each actor. Actors with a fraction share a GPU."""
     cpus_per_actor: float | None = Field(default=None, gt=0)
     """CPU slots and threads of each actor. Default: 1 on a cluster, an equal share of the cores locally."""
+    wait_for_resources: float = Field(default=0.0, ge=0, description=cluster.WAIT_HELP.format("actors"))
 
     _check_num_actors = field_validator("num_actors")(check_range)
 
@@ -187,7 +188,7 @@ def run(this: CorpusRun) -> int:
     begin_session(at_work, session)
     try:
         with ray_for(config):
-            _check_visible(this, output)
+            _check_visible(this, output, session)
             totals = _work(this, at_work, session, estimate)
     except (KeyboardInterrupt, StorageLost):
         with contextlib.suppress(OSError):
@@ -294,31 +295,38 @@ def _merged(kind: RecordKind, output: RunFolder, session: str) -> Totals:
         raise
 
 
-def _check_visible(this: CorpusRun, output: RunFolder) -> None:
+def _check_visible(this: CorpusRun, output: RunFolder, session: str) -> None:
     local = {file.storage.path for file in this.corpus.files if file.storage.is_local}
     cluster.check_visible("--input", sorted(local))
-    if output.root.is_local:
-        cluster.check_visible("--output", [output.path])
+    cluster.check_output(output, session)
     for flag, path in this.seen_by_nodes:
         cluster.check_visible(flag, [path])
 
 
 @contextmanager
 def ray_for(config: ActorFlags) -> Iterator[cluster.Ask]:
-    """Ray for this run, and what each actor asks of it. Raises UserError if a local Ray lacks it."""
-    with ray_with(*config.actor_range, config.ask):
+    """Ray for this run, and what each actor asks of it. Raises UserError if the cluster lacks it."""
+    with ray_with(*config.actor_range, config.ask, config.wait_for_resources):
         yield config.ask
 
 
 @contextmanager
 def ray_with(
-    least: int, most: int, ask: cluster.Ask, flags: str = "--num-actors or --gpus-per-actor"
+    least: int,
+    most: int,
+    ask: cluster.Ask,
+    wait_minutes: float = 0.0,
+    flags: str = "--num-actors, --cpus-per-actor or --gpus-per-actor",
 ) -> Iterator[None]:
-    """Ray for `least` to `most` actors. Raises UserError if a local Ray cannot place them: lower `flags`."""
+    """Ray for `least` to `most` actors. Raises UserError if it cannot place them: lower `flags`.
+
+    A local Ray never grows. For a cluster, `wait_minutes` is how long to wait until it does.
+    """
     slots = max(os.cpu_count() or 1, math.ceil(most * ask.cpus)) + READ_SLOTS
     with cluster.connect(slots) as joined:
-        short = cluster.shortage(ask, least)
-        if joined.is_local and short:
+        if not joined.is_local:
+            cluster.wait_for_room(ask, least, wait_minutes, flags)
+        elif short := cluster.shortage(ask, least):
             raise UserError(f"{short}: lower {flags}, or join a cluster through RAY_ADDRESS")
         yield
 

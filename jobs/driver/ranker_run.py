@@ -46,6 +46,7 @@ class RankerRunConfig(JobConfig):
     """Number of workers. Each holds its part of the examples in memory."""
     cpus_per_worker: float | None = Field(default=None, gt=0)
     """CPU slots and threads of each worker. Default: 1 on a cluster, an equal share of the cores locally."""
+    wait_for_resources: float = Field(default=0.0, ge=0, description=cluster.WAIT_HELP.format("workers"))
     max_failures: int = Field(default=3, ge=0)
     """How often workers may die before the run stops."""
     seed: int = 0
@@ -98,7 +99,9 @@ def run(this: RankerRun) -> int:
     print(f"training a ranker on {', '.join(config.data)} -> {config.output}", flush=True)
     begin_session(output, session)
     ask = cluster.Ask(config.cpus_per_worker or 1, this.gpus)
-    with corpus_run.ray_with(config.num_workers, config.num_workers, ask, "--num-workers or --gpus-per-worker"):
+    flags = "--num-workers or --gpus-per-worker"
+    with corpus_run.ray_with(config.num_workers, config.num_workers, ask, config.wait_for_resources, flags):
+        cluster.check_output(output, session)
         counts = _prepare(this, output)
         print(f"{_samples(counts)}; workers are starting", flush=True)
         with Progress(this.line(output)) if this.line else contextlib.nullcontext():

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from tests.fixtures.runs import committed, records, report, start, wait_for, write_problems
+from tests.fixtures.runs import command, committed, records, report, start, wait_for, write_problems
 
 ROWS = 1200
 
@@ -55,3 +55,32 @@ def test_a_run_survives_dead_actors_and_lost_nodes(cluster, tmp_path):
     reader.join()
     assert set(records(output)) == {f"c.jsonl:{number}" for number in range(ROWS)}
     assert report(output)["rows"]["quarantined"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_that_is_told_to_wait_starts_when_a_node_with_room_comes(cluster, tmp_path):
+    source, log, output = write_problems(tmp_path / "c.jsonl", 20), tmp_path / "log", tmp_path / "run"
+    log.mkdir()
+    environment = os.environ | {"RAY_ADDRESS": cluster.address}
+    with (tmp_path / "errors").open("w") as errors:
+        job = start("tests.fixtures.table_refine", log, 0, "--input", source, "--output", output, "--t1", 1.0,
+                    "--unmerged", "drop", "--cpus-per-actor", 5, "--wait-for-resources", 4, env=environment,
+                    stderr=errors)  # fmt: skip
+        wait_for(lambda: "waiting: 1 actor(s) ask for 5 CPU each" in (tmp_path / "errors").read_text(), job, 120)
+        cluster.add_node(num_cpus=6)
+        assert job.wait(120) == 0, (tmp_path / "errors").read_text()
+    assert len(records(output)) == 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_doctor_asks_every_node(cluster, tmp_path):
+    environment = os.environ | {"RAY_ADDRESS": cluster.address}
+    done = command("jobs.doctor", "--output", tmp_path / "run", env=environment)
+    told = " ".join(done.stdout.split())  # lines are wrapped
+    assert "ok nodes 3 nodes with" in told, done.stderr
+    assert f"ok storage all 3 nodes see {tmp_path}/run; writes" in told
+    assert "ok clocks all within 2 s" in told
+    assert "ok ports nodes reach each other's raylets and object stores" in told
+    assert not (tmp_path / "run").exists()

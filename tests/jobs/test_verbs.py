@@ -5,7 +5,7 @@ import re
 import pytest
 
 from jobs import VERBS
-from jobs.driver.command import JobConfig
+from jobs.driver.command import JobConfig, config_of
 from jobs.driver.encoder_training import EncoderConfig
 from jobs.driver.ranker_training import RankerConfig
 from tests.fixtures.runs import command
@@ -46,6 +46,39 @@ def test_a_wrong_command_line_is_one_short_line_and_exit_status_2(line, complain
     verb, *args = line.split()
     assert call(verb, *args) == 2
     assert capsys.readouterr() == ("", f"{verb}: error: {complaint}; --help lists all flags\n")
+
+
+def test_a_config_file_holds_flags_and_the_command_line_wins(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "input: in.jsonl\noutput: out\nnum-actors: 1:4\nmax_quarantined: 20\nt1: 1.02\ncolumns: {question: q}\n"
+    )
+    config = config_of("refine", ["--config", str(file), "--t1", "1.05"])
+    assert (config.num_actors, config.max_quarantined, config.t1, config.columns) == (
+        "1:4",
+        "20",
+        1.05,
+        {"question": "q"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("t3: 1", "has unknown key 't3'; known are input, output, format"),
+        ("t1: -1", "--t1 -1: Input should be greater than 0"),
+        ("t1: [", "is not YAML"),
+        ("- t1", "must hold a mapping of flags to values"),
+    ],
+)
+def test_a_wrong_config_file_is_one_line(text, complaint, tmp_path, capsys):
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    assert call("refine", "--config", file, "--input", "x", "--output", "y") == 2
+    _, error = capsys.readouterr()
+    assert error.startswith(f"refine: error: --config {file}")
+    assert complaint in error
+    assert len(error.splitlines()) == 1
 
 
 def test_sluice_lists_the_verbs_in_the_order_of_the_work():

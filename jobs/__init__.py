@@ -8,6 +8,7 @@
     train        refined or graded solutions -> an adapter: SFT, ORPO, NAT, NCE and others; or a ranker
     rank         a calibrated score for each graded sample
     evaluate     votes and stopping rules on graded samples; comparisons of evaluations
+    pipeline     many verbs as stages from one YAML file, finished stages skipped
     report       write the report of a run again
 
     driver/      what verbs share on the driver
@@ -30,5 +31,6 @@ VERBS: Final = (
     "train",
     "rank",
     "evaluate",
+    "pipeline",
     "report",
 )  # in the order of the work

@@ -28,6 +28,12 @@ An evaluation has these as well:
     problems.parquet   one row for each problem: its votes, cost and groups
     evaluation.json    all numbers
     policies.json      the fitted votes and stopping rules, for use
+
+A pipeline has these as well:
+
+    NAME-FINGERPRINT/  the output of a stage
+    _stages/           a record, a log and a config for each of them
+    pipeline.json      the stages as they are now
 """
 
 from dataclasses import dataclass
@@ -157,6 +163,11 @@ class RunFolder:
     def policies(self) -> Storage:
         """Fitted votes and stopping rules: `algorithms.voting.policy`."""
         return self.root / "policies.json"
+
+    @property
+    def pipeline(self) -> Storage:
+        """The stages of a pipeline as they are now: `jobs.driver.pipeline_state`."""
+        return self.root / "pipeline.json"
 
     @property
     def events(self) -> Storage:

@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import tyro
 import yaml
@@ -29,9 +29,27 @@ from actors.errors import StorageLost, UserError
 class JobConfig(BaseModel):
     """Base of all configs of verbs: frozen, and strict about unknown fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        coerce_numbers_to_str=True,  # num_actors: 2 in YAML
+    )
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a mapping may not hold a key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping. PyYAML itself would keep the last of two equal keys."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+IN_YAML: Final = ConfigDict(coerce_numbers_to_str=True)
 Config = TypeVar("Config", bound=JobConfig)
 Defaults = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
@@ -141,7 +159,7 @@ def _take_config_flag(args: list[str]) -> tuple[list[str], str | None]:
 
 def _load_yaml(path: str, config_class: type[JobConfig]) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _StrictLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
@@ -157,7 +175,7 @@ def _load_yaml(path: str, config_class: type[JobConfig]) -> dict[str, Any]:
     for name, value in values.items():
         info = config_class.model_fields[name]
         try:
-            values[name] = TypeAdapter(_annotated(info, info)).validate_python(value)
+            values[name] = TypeAdapter(_annotated(info, info), config=IN_YAML).validate_python(value)
         except ValidationError as error:
             message = error.errors()[0]["msg"]
             raise UserError(f"--config {path}: --{name.replace('_', '-')} {value!r}: {message}") from None

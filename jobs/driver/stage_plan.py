@@ -7,8 +7,9 @@ the files it reads from elsewhere. It is part of the name of the stage's output,
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -208,23 +209,22 @@ def _contents(uri: str) -> dict[str, Any]:
     return inputs.fingerprint(Corpus(files, format_name=""))
 
 
-def _check_outputs(stages: Any, root: str) -> None:
+def _check_outputs(stages: Iterable[Stage], root: str) -> None:
     """Raise UserError if two stages would write into one folder."""
     places: list[tuple[str, str]] = []
     for stage in stages:
-        storage = open_storage(stage.output)
-        mine = f"{storage.filesystem.type_name}:{storage.path.rstrip('/')}/"
+        mine = _place(stage.output)
         for name, other in places:
             if mine.startswith(other) or other.startswith(mine):
-                raise UserError(
-                    f"stages {name} and {stage.name} have one output, {stage.output}: choose another for one"
-                )
+                raise UserError(f"stages {name} and {stage.name} have one output, {stage.output}: choose another")
         places.append((stage.name, mine))
-        above = open_storage(root)
-        if f"{above.filesystem.type_name}:{above.path.rstrip('/')}/".startswith(mine):
-            raise UserError(
-                f"stage {stage.name}: --output {stage.output} holds the pipeline's own files: choose another"
-            )
+        if _place(root).startswith(mine):
+            raise UserError(f"stage {stage.name}: --output {stage.output} holds the pipeline's files: choose another")
+
+
+def _place(uri: str) -> str:
+    """A path or URI in a form that can be compared."""
+    return (uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))).rstrip("/") + "/"
 
 
 def _texts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

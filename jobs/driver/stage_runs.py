@@ -148,9 +148,7 @@ class StageRuns:
         if status == 0 and not open_storage(stage.output).exists():
             status, message = 1, f"{stage.verb} left nothing in {stage.output}"
         self._keep(each)
-        self._records.end(
-            stage, each.record, "finished" if status == 0 else "failed", status, message if status else ""
-        )
+        self._records.end(stage, each.record, "finished" if status == 0 else "failed", status, message)
         del self._running[stage.name]
         took = clock(time.time() - each.started)
         if status == 0:

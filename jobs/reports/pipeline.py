@@ -1,5 +1,6 @@
 """The report of a pipeline: the graph of its stages, and what each took, made and cost."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any, Final
@@ -12,9 +13,8 @@ from jobs.reports.parts import Report, clock
 
 BOX_WIDTH: Final = 196
 BOX_HEIGHT: Final = 46
-GAP_X: Final = 24
+GAP_X: Final = 36
 GAP_Y: Final = 40
-MOST_LINES: Final = 8  # of a stage's own summary
 
 
 def build(run: RunFolder) -> Report:
@@ -84,59 +84,65 @@ def lineage(stages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def graph(stages: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Boxes and arrows: each stage in the row below the last one that it needs."""
-    rows: dict[str, int] = {}
+    """Boxes and arrows: each stage in the row below the last one that it needs, near the column of those it needs."""
+    places: dict[str, tuple[int, int]] = {}  # stage -> row and column
     for each in stages:  # in the order of the work
-        rows[each["name"]] = 1 + max((rows[name] for name in [*each["reads"], *each["after"]]), default=-1)
-    columns: dict[str, int] = {}
-    for row in range(max(rows.values(), default=0) + 1):
-        columns |= {name: place for place, name in enumerate(name for name in rows if rows[name] == row)}
-    boxes = {
-        each["name"]: {
-            "x": columns[each["name"]] * (BOX_WIDTH + GAP_X) + 1,
-            "y": rows[each["name"]] * (BOX_HEIGHT + GAP_Y) + 1,
-            "stage": each,
-        }
-        for each in stages
-    }
-    arrows = [
-        {
-            "from": _middle(boxes[name], BOX_HEIGHT),
-            "to": _middle(boxes[each["name"]], 0),
-            "reads": name in each["reads"],
-        }
-        for each in stages
-        for name in dict.fromkeys([*each["reads"], *each["after"]])
-    ]
+        above = [places[name] for name in {**each["reads"], **dict.fromkeys(each["after"])}]
+        row = 1 + max((row for row, _ in above), default=-1)
+        wanted = round(sum(column for _, column in above) / len(above)) if above else 0
+        column = next(column for column in itertools.count(wanted) if (row, column) not in places.values())
+        places[each["name"]] = row, column
     return {
-        "boxes": list(boxes.values()),
-        "arrows": arrows,
+        "boxes": [
+            {"x": _left(places[each["name"]]), "y": _top(places[each["name"]]), "stage": each} for each in stages
+        ],
+        "arrows": [
+            {"path": _arrow(places[name], places[each["name"]]), "reads": name in each["reads"]}
+            for each in stages
+            for name in {**each["reads"], **dict.fromkeys(each["after"])}
+        ],
         "box": (BOX_WIDTH, BOX_HEIGHT),
-        "width": (max(columns.values(), default=0) + 1) * (BOX_WIDTH + GAP_X),
-        "height": (max(rows.values(), default=0) + 1) * (BOX_HEIGHT + GAP_Y),
+        "width": (max(column for _, column in places.values()) + 1) * (BOX_WIDTH + GAP_X) + 1,
+        "height": (max(row for row, _ in places.values()) + 1) * (BOX_HEIGHT + GAP_Y) - GAP_Y + 2,
     }
 
 
-def _middle(box: dict[str, Any], below: int) -> tuple[float, float]:
-    return box["x"] + BOX_WIDTH / 2, box["y"] + below
+def _left(place: tuple[int, int]) -> int:
+    return place[1] * (BOX_WIDTH + GAP_X) + 1
+
+
+def _top(place: tuple[int, int]) -> int:
+    return place[0] * (BOX_HEIGHT + GAP_Y) + 1
+
+
+def _arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
+    """An SVG path from the bottom of a box to the top of another, or around those between them in a column."""
+    if start[1] == end[1] and end[0] - start[0] > 1:
+        x, y, to_y = _left(start) + BOX_WIDTH, _top(start) + BOX_HEIGHT / 2, _top(end) + BOX_HEIGHT / 2
+        return f"M{x},{y} C{x + GAP_X},{y + GAP_Y} {x + GAP_X},{to_y - GAP_Y} {x + 1},{to_y}"
+    x, to_x = (_left(place) + BOX_WIDTH / 2 for place in (start, end))
+    y, to_y = _top(start) + BOX_HEIGHT, _top(end)
+    bend = min(GAP_Y, (to_y - y) / 2)
+    return f"M{x},{y} C{x},{y + bend} {to_x},{to_y - bend} {to_x},{to_y}"
 
 
 def _stage(each: dict[str, Any], run: RunFolder, price: float | None) -> dict[str, Any]:
     """A stage with what its own run tells."""
     root, own = run.path.rstrip("/") + "/", open_storage(each["output"]).path
-    link = own.removeprefix(root) if own.startswith(root) else each["output"]
+    link = own.removeprefix(root) if own.startswith(root) else each["output"].rstrip("/")
     found = {**each, "number": None, "counted": "", "tokens": None, "tokens_counted": "", "summary": [], "report": None}
     hours = each["gpus"] * each["seconds"] / 3600
     found["dollars"] = hours * price if price is not None and hours else None
     folder = open_run_folder(each["output"])
-    if each["verb"] in ("make_corpus", "export") or not folder.report_json.exists():
+    if not folder.report_json.exists():  # files, or a run that has not got that far
+        found["summary"] = [each["message"]] if each["status"] == "finished" else []
         return found
     record = manifest.load(folder)
     assert record is not None, "a report is written only for a run"
     facts = json.loads(folder.report_json.read_bytes())
     found |= _measures(record, facts, folder)
     found["summary"] = page.summary(facts, each["output"], record).splitlines()[:-1]
-    found["report"] = f"{link.rstrip('/')}/report.html"
+    found["report"] = f"{link}/report.html"
     return found
 
 
@@ -153,7 +159,7 @@ def _measures(record: manifest.Manifest, facts: dict[str, Any], folder: RunFolde
         return _counted(
             sum((record.totals or {}).get(name, 0) for name in ("train", "validation", "held_out")), "samples"
         )
-    if record.job == "evaluate":
+    if record.job in ("evaluate", "compare"):
         drawn = RunFolder(folder.root / "samples").report_json
         tokens = json.loads(drawn.read_bytes())["tokens"]["total"] if drawn.exists() else None
         return _counted(facts["problems"], "problems", tokens, "sampled")

@@ -17,14 +17,14 @@ import tyro
 import yaml
 from pydantic import Field
 
-from actors.errors import UserError
+from actors.errors import SessionLost, UserError
 from actors.runs import manifest
 from actors.runs.folder import RunFolder, open_run_folder
-from actors.runs.session import begin_session
+from actors.runs.session import begin_session, check_session
 from jobs.driver import cluster, command, pipeline_state, stage_plan, stage_room
 from jobs.driver.command import JobConfig, command_line
 from jobs.driver.stage_plan import Stage
-from jobs.driver.stage_records import Records, Todo
+from jobs.driver.stage_records import FOLDER, Records, Todo
 from jobs.driver.stage_runs import Failure, StageRuns, ending, work_folder
 from jobs.reports import page
 
@@ -75,17 +75,28 @@ def run(config: PipelineConfig) -> int:
     left: list[str] = []
     try:
         if names:
-            failures, left = _run_stages(config, plan, names, finished, output, state)
-    finally:
-        state.write()
-        record.status = "finished" if len(finished) == len(plan) else "running"
-        record.sessions[-1].finished_at = time.time()
-        record.save(output)
-        facts = page.write_report(output, record)
+            failures, left = _run_stages(config, plan, names, finished, output, state, record.sessions[-1].name)
+    except SessionLost:  # the report is another command's now
+        raise
+    except BaseException:
+        _report(record, output, state, is_whole=False)
+        raise
+    facts = _report(record, output, state, is_whole=len(finished) == len(plan))
     print(page.summary(facts, config.output, record))
     if failures:
-        raise UserError(_told(failures, left))
+        raise UserError(_told(failures, left, config.output))
     return 0
+
+
+def _report(
+    record: manifest.Manifest, output: RunFolder, state: pipeline_state.Writer, is_whole: bool
+) -> dict[str, Any]:
+    """Note the end of the session, and write the report. Returns its facts."""
+    state.write()
+    record.status = "finished" if is_whole else "running"
+    record.sessions[-1].finished_at = time.time()
+    record.save(output)
+    return page.write_report(output, record)
 
 
 def _overrides(texts: Sequence[str]) -> list[tuple[str, str, Any]]:
@@ -146,6 +157,7 @@ def _run_stages(
     finished: set[str],
     output: RunFolder,
     state: pipeline_state.Writer,
+    session: str,
 ) -> tuple[list[Failure], list[str]]:
     cores = None if os.environ.get("RAY_ADDRESS") else os.cpu_count() or 1
     asks = {stage.name: stage_room.ask_of(stage.config, cores) for stage in plan if stage.name in names}
@@ -157,7 +169,8 @@ def _run_stages(
             slots = stage_room.slots_for(list(asks.values()), cores or 1, config.parallel)
             environment = stack.enter_context(_shared_ray(slots))
         runs = StageRuns(
-            plan, output.root, asks, lambda: _resources(cores), config.parallel, environment, state.write
+            plan, output.root, asks, lambda: _resources(cores), config.parallel, environment, state.write,
+            lambda: check_session(output, session),
         )  # fmt: skip
         return runs.run(names, finished, work)
 
@@ -182,9 +195,11 @@ def _resources(cores: int | None) -> dict[str, float]:
     return found if cores is None else {**found, "CPU": float(cores)}
 
 
-def _told(failures: Sequence[Failure], left: Sequence[str]) -> str:
+def _told(failures: Sequence[Failure], left: Sequence[str], output: str) -> str:
+    """The failures in one line."""
     told = "; ".join(
-        f"stage {each.stage.name} failed with {ending(each.exit_status)} ({each.message}), see {each.log}"
+        f"stage {each.stage.name} failed with {ending(each.exit_status)} ({each.message}), "
+        f"see {output.rstrip('/')}/{FOLDER}/{each.stage.key}.log"
         for each in failures
     )
     return told + (f"; not started: {', '.join(left)}" if left else "")

@@ -54,11 +54,13 @@ class Failure:
     stage: Stage
     exit_status: int
     message: str
-    log: str
 
 
 class StageRuns:
-    """The processes of a pipeline's stages."""
+    """The processes of a pipeline's stages.
+
+    `changed` is called whenever one starts or ends, and `check` before one starts: it raises an error if none may.
+    """
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class StageRuns:
         parallel: int | None,
         environment: Mapping[str, str],
         changed: Callable[[], None],
+        check: Callable[[], None],
     ) -> None:
         self._plan = plan
         self._by_name = {stage.name: stage for stage in plan}
@@ -79,6 +82,7 @@ class StageRuns:
         self._parallel = parallel or len(plan)
         self._environment = {**os.environ, **environment, "PYTHONUNBUFFERED": "1"}
         self._changed = changed
+        self._check = check
         self._running: dict[str, Running] = {}
         self._death_signal = _death_signal()
         self._width = max(len(stage.name) for stage in plan)
@@ -111,6 +115,7 @@ class StageRuns:
                 return
             asked = [each.ask for each in self._running.values()]
             if set(stage.needs) <= finished and has_room(self._asks[name], asked, self._resources()):
+                self._check()
                 waiting.remove(name)
                 self._start(stage, work)
 
@@ -154,7 +159,7 @@ class StageRuns:
         if status == 0:
             self._say(stage, f"finished in {took}")
         else:
-            failure = Failure(stage, status, message, str(each.log))
+            failure = Failure(stage, status, message)
             self._say(stage, f"failed after {took} with {ending(status)}")
         self._changed()
         return failure

@@ -13,7 +13,7 @@ from jobs.reports.parts import Report, clock
 
 BOX_WIDTH: Final = 196
 BOX_HEIGHT: Final = 46
-GAP_X: Final = 36
+GAP_X: Final = 64
 GAP_Y: Final = 40
 
 
@@ -36,7 +36,7 @@ def build(run: RunFolder) -> Report:
         "dollars": sum(costs) if costs else None,
         "price_per_gpu_hour": price,
     }
-    return Report(facts, {}, {"graph": graph(stages)})
+    return Report(facts, {}, {"graph": graph(stages), "inputs": {each["name"]: _inputs(each) for each in stages}})
 
 
 def summary(facts: dict[str, Any]) -> list[str]:
@@ -53,6 +53,17 @@ def summary(facts: dict[str, Any]) -> list[str]:
     cost = "" if facts["dollars"] is None else f", ${facts['dollars']:,.2f}"
     counts = ", ".join(f"{count} {status}" for status, count in facts["statuses"].items())
     return [*lines, f"stages      {counts}; {clock(facts['seconds'])} of work, {facts['tokens']:,} tokens{cost}"]
+
+
+def _inputs(stage: dict[str, Any]) -> dict[str, list[str]]:
+    """What each flag of the stage reads: stages, and files from elsewhere."""
+    found: dict[str, list[str]] = {}
+    for name, flags in stage["reads"].items():
+        for flag in flags:
+            found.setdefault(flag, []).append(name)
+    for flag, texts in stage["from_elsewhere"].items():
+        found.setdefault(flag, []).extend(texts)
+    return found
 
 
 def lineage(stages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -116,14 +127,17 @@ def _top(place: tuple[int, int]) -> int:
 
 
 def _arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
-    """An SVG path from the bottom of a box to the top of another, or around those between them in a column."""
-    if start[1] == end[1] and end[0] - start[0] > 1:
-        x, y, to_y = _left(start) + BOX_WIDTH, _top(start) + BOX_HEIGHT / 2, _top(end) + BOX_HEIGHT / 2
-        return f"M{x},{y} C{x + GAP_X},{y + GAP_Y} {x + GAP_X},{to_y - GAP_Y} {x + 1},{to_y}"
-    x, to_x = (_left(place) + BOX_WIDTH / 2 for place in (start, end))
-    y, to_y = _top(start) + BOX_HEIGHT, _top(end)
-    bend = min(GAP_Y, (to_y - y) / 2)
-    return f"M{x},{y} C{x},{y + bend} {to_x},{to_y - bend} {to_x},{to_y}"
+    """An SVG path: down to the next row, or through the gap beside a column to a row further down."""
+    if end[0] - start[0] == 1:
+        x, to_x = (_left(place) + BOX_WIDTH / 2 for place in (start, end))
+        y, to_y, bend = _top(start) + BOX_HEIGHT, _top(end), GAP_Y / 2
+        return f"M{x},{y} C{x},{y + bend} {to_x},{to_y - bend} {to_x},{to_y}"
+    y, to_y = (_top(place) + BOX_HEIGHT / 2 for place in (start, end))
+    x = _left(start) + (BOX_WIDTH if start[1] <= end[1] else 0)
+    to_x = _left(end) + (BOX_WIDTH if start[1] >= end[1] else 0)
+    out = x + (GAP_X if start[1] <= end[1] else -GAP_X)
+    into = to_x + (GAP_X if start[1] >= end[1] else -GAP_X)
+    return f"M{x},{y} C{out},{y + GAP_Y} {into},{to_y - GAP_Y} {to_x},{to_y}"
 
 
 def _stage(each: dict[str, Any], run: RunFolder, price: float | None) -> dict[str, Any]:

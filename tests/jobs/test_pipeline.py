@@ -212,7 +212,7 @@ def test_the_lineage_of_a_ranker_and_of_an_evaluation():
         ("evaluation", "votes", ["corpus", "graded", "nat", "ranker"]),
     ]
     drawn = graph(facts)
-    assert [(box["x"], box["y"]) for box in drawn["boxes"]] == [(1, 1), (1, 87), (1, 173), (233, 173), (1, 259)]
+    assert [(box["x"], box["y"]) for box in drawn["boxes"]] == [(1, 1), (1, 87), (1, 173), (261, 173), (1, 259)]
     assert len(drawn["arrows"]) == 5
 
 
@@ -351,6 +351,30 @@ def test_a_stopped_pipeline_stops_its_stages_and_exits_with_130(tmp_path):
     assert "graded  stopped" in out
     assert state(tmp_path)["graded"] == "stopped"
     assert report(tmp_path / "out")["statuses"] == {"finished": 1, "stopped": 1, "not started": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="there is room for one stage only")
+@pytest.mark.usefixtures("ray_session")
+def test_stages_that_do_not_depend_on_each_other_overlap(tmp_path):
+    graded = GRADED | {"cpus_per_actor": 1}
+    path = write(tmp_path, {"corpus": CORPUS, "graded": graded, "again": graded | {"seed": 1}})
+    assert call("pipeline", "--config", path) == 0
+    found = [json.loads(each.read_text()) for each in (tmp_path / "out" / "_stages").glob("*.json")]
+    (first, second) = (each["sessions"][0] for each in found if each["verb"] == "grade")
+    assert max(first[0], second[0]) < min(first[1], second[1])
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_pipeline_that_is_started_twice_goes_on_in_the_later_command(tmp_path, capsys, monkeypatch):
+    def taken_over(*arguments):
+        (tmp_path / "out" / "_session").write_text("another")
+        return True
+
+    monkeypatch.setattr("jobs.driver.stage_runs.has_room", taken_over)
+    assert call("pipeline", "--config", write(tmp_path, {"corpus": CORPUS})) == 2
+    assert "another session has taken over" in capsys.readouterr().err
+    assert sessions(tmp_path) == {}
 
 
 @pytest.mark.slow

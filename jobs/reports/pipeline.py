@@ -129,10 +129,10 @@ def _top(place: tuple[int, int]) -> int:
 def _arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
     """An SVG path: down to the next row, or through the gap beside a column to a row further down."""
     if end[0] - start[0] == 1:
-        x, to_x = (_left(place) + BOX_WIDTH / 2 for place in (start, end))
-        y, to_y, bend = _top(start) + BOX_HEIGHT, _top(end), GAP_Y / 2
+        x, to_x = (_left(place) + BOX_WIDTH // 2 for place in (start, end))
+        y, to_y, bend = _top(start) + BOX_HEIGHT, _top(end), GAP_Y // 2
         return f"M{x},{y} C{x},{y + bend} {to_x},{to_y - bend} {to_x},{to_y}"
-    y, to_y = (_top(place) + BOX_HEIGHT / 2 for place in (start, end))
+    y, to_y = (_top(place) + BOX_HEIGHT // 2 for place in (start, end))
     x = _left(start) + (BOX_WIDTH if start[1] <= end[1] else 0)
     to_x = _left(end) + (BOX_WIDTH if start[1] >= end[1] else 0)
     out = x + (GAP_X if start[1] <= end[1] else -GAP_X)

@@ -8,12 +8,16 @@ CUDA_STAMP := $(VENV)/.cuda-installed
 RANKER := runs/serve/ranker/ranker/ranker.json
 INSTALL := $(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(RUN)
 
-.PHONY: demo serve test test-all check format vllm cuda clean
+.PHONY: demo pipeline serve test test-all check format vllm cuda clean
 
 demo: $(STAMP)
 	$(RUN) -m jobs.make_corpus --rows 48 --seed 7 --output runs/demo-corpus.jsonl
 	$(RUN) -m jobs.refine --input runs/demo-corpus.jsonl --output runs/demo
 	@echo "open runs/demo/report.html"
+
+# The method of the second paper, small. Further flags: make pipeline ARGS="--until nat".
+pipeline: $(STAMP)
+	$(RUN) -m jobs.pipeline --config examples/dust-into-gold.yaml $(ARGS)
 
 # A ranker of generated solutions, right and wrong: it knows arithmetic, and little else.
 $(RANKER): | $(STAMP)

@@ -9,6 +9,7 @@
     train        refined or graded solutions -> an adapter: SFT, ORPO, NAT, NCE and others; or a ranker
     rank         a calibrated score for each graded sample
     evaluate     votes and stopping rules on graded samples; comparisons of evaluations
+    pipeline     many verbs as stages from one YAML file, finished stages skipped
     report       write the report of a run again
     doctor       what on this cluster would keep a run from finishing
     submit       a verb as a job on a cluster
@@ -34,6 +35,7 @@ VERBS: Final = (
     "train",
     "rank",
     "evaluate",
+    "pipeline",
     "report",
     "doctor",
     "submit",

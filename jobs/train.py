@@ -17,7 +17,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Annotated, Any, Final, Literal
 
@@ -205,6 +205,11 @@ class TrainConfig(JobConfig):
     def threads_per_worker(self) -> int | None:
         """Threads of a worker on a CPU. None leaves the number to Ray."""
         return corpus_run.threads_each(self.cpus_per_worker, self.worker_range[1])
+
+
+def config_class(flags: Mapping[str, Any]) -> type[JobConfig]:
+    """The config class that has these flags: each kind of ranker has its own."""
+    return RANKERS[flags["method"]][0] if flags.get("method") in RANKERS else TrainConfig
 
 
 def main() -> None:

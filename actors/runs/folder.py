@@ -34,6 +34,12 @@ A run over demonstrations has these as well:
 
     demonstrations.jsonl  prompt.txt  template.txt   the shortened prompt
     path.json          every prompt on the way there
+
+A pipeline has these as well:
+
+    NAME-FINGERPRINT/  the output of a stage
+    _stages/           a record, a log and a config for each of them
+    pipeline.json      the stages as they are now
 """
 
 from dataclasses import dataclass
@@ -173,6 +179,11 @@ class RunFolder:
     def path_json(self) -> Storage:
         """The prompts on the path of a run over demonstrations."""
         return self.root / "path.json"
+
+    @property
+    def pipeline(self) -> Storage:
+        """The stages of a pipeline as they are now: `jobs.driver.pipeline_state`."""
+        return self.root / "pipeline.json"
 
     @property
     def events(self) -> Storage:

@@ -12,6 +12,11 @@ surveying      probes on every node -> facts
 findings       facts -> what is wrong, and the mend
 fitting        a run's config and facts -> whether it fits, and what it takes
 stages         another verb as a stage of this one
+stage_plan     stages in YAML -> a checked plan with fingerprints
+stage_records  what a pipeline knows of each stage's runs
+stage_room     how many stages the cluster has room for
+stage_runs     the stages of a pipeline as processes
+pipeline_state the stages of a pipeline as they are now, for its report
 recorded_samples  graded runs -> the samples of each problem, for votes and replays
 comparing      evaluations paired by problem
 evaluation     what an evaluation can show of these samples, and its results in the run's folder

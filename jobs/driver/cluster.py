@@ -28,6 +28,7 @@ WAIT_HELP: Final = (
     "0: refuse at once."
 )
 OURS: Final = "Progress bars disabled"
+SHARED_RAY: Final = "SLUICE_SHARED_RAY"  # the local Ray that a pipeline has started for its stages, HOST:PORT
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Cluster:
 def connect(num_cpus_if_local: int) -> Iterator[Cluster]:
     """Connect to Ray, or keep an existing connection. Raises UserError if no Ray answers at RAY_ADDRESS.
 
-    A local Ray offers `num_cpus_if_local` CPU slots. They admit actors and tasks, and do not bind cores.
+    A local Ray offers `num_cpus_if_local` CPU slots. They admit actors and tasks, and do not bind cores. The stages of
+    a pipeline share the one that it has started.
     """
     address = os.environ.get("RAY_ADDRESS", "")
     if address:
@@ -67,8 +69,14 @@ def connect(num_cpus_if_local: int) -> Iterator[Cluster]:
         except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
             raise UserError(_unreachable(address, str(error).strip().split("\n")[0])) from None
     else:
+        shared = os.environ.get(SHARED_RAY)
         try:
-            ray.init(address="local", num_cpus=num_cpus_if_local, include_dashboard=False, **arguments)
+            if shared:
+                ray.init(address=shared, **arguments)
+            else:
+                ray.init(address="local", num_cpus=num_cpus_if_local, include_dashboard=False, **arguments)
+        except ConnectionError:
+            raise UserError(f"the pipeline's Ray at {shared} has ended: repeat the pipeline's command") from None
         except Exception as error:
             # Ray has no exception class for this.
             if "timed out during startup" not in str(error):

@@ -31,7 +31,12 @@ from actors.errors import StorageLost, UserError
 class JobConfig(BaseModel):
     """Base of all configs of verbs: frozen, and strict about unknown fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        coerce_numbers_to_str=True,  # num_actors: 2 in YAML
+    )
 
 
 Config = TypeVar("Config", bound=JobConfig)
@@ -178,12 +183,20 @@ def take_config_flag(args: list[str]) -> tuple[list[str], str | None]:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """YAML in which 1:4 is text, as on the command line. YAML 1.1 makes 64 of it."""
+    """YAML in which a mapping may not hold a key twice, and 1:4 is text, as on the command line. YAML 1.1 makes 64 of it."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
         first: [(tag, PLAIN_INT if tag.endswith(":int") else pattern) for tag, pattern in resolvers]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping. PyYAML itself would keep the last of two equal keys."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _load_yaml(path: str, config_class: type[JobConfig]) -> dict[str, Any]:

@@ -10,6 +10,7 @@
     rank        scores of right and wrong samples (rank.html.j2)
     evaluate    votes, groups, pass@k and stopping rules (evaluate.html.j2)
     compare     paired differences of evaluations (compare.html.j2)
+    pipeline    the graph of a pipeline's stages: status, time, tokens, cost, lineage (pipeline.html.j2)
     model_card  README.md of an adapter
     parts       what the reports share
     plots       the style of the SVG plots that each report draws

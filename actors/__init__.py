@@ -14,6 +14,7 @@
     models/     the one place that loads models, tokenizers and adapters
     engines/    what draws samples: transformers, vLLM, any OpenAI-compatible endpoint
     scoring/    what gives perplexities
+    merging/    what merges two steps of a chain
     training/   from rows to an adapter, in Ray Train workers
     ranking/    rankers of solutions, and fitting them
     processes/  child processes that can be killed

@@ -12,6 +12,7 @@ Stepwise Perplexity-Guided Refinement (arXiv 2502.13260) as a generator without 
     dependence  what later steps use of a step: the guard that keeps it
     spirit      the greedy loop of the paper: remove, merge or stop
     merging     the merge of two neighbouring steps, and when it is faithful
+    merge_prompt  the prompt for a merge, and what a model's reply to it says
     one_pass    criteria that rate every step once: PIR, surprisal, random
 
 To add a criterion: a generator in a file here, an entry in `refine.CRITERIA`, its name in `policy.Criterion`.

@@ -183,7 +183,7 @@ def take_config_flag(args: list[str]) -> tuple[list[str], str | None]:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """YAML in which a mapping may not hold a key twice, and 1:4 is text, as on the command line. YAML 1.1 makes 64 of it."""
+    """YAML in which no mapping holds a key twice, and 1:4 is text, as on the command line: YAML 1.1 makes 64 of it."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
         first: [(tag, PLAIN_INT if tag.endswith(":int") else pattern) for tag, pattern in resolvers]

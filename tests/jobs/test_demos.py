@@ -163,7 +163,7 @@ def test_a_threshold_alone_ends_the_path_and_no_control_is_drawn_without_a_remov
 def test_an_endpoint_merges_where_that_beats_removal(tmp_path, capsys):
     flags = write_aligned(tmp_path, num_demos=3)
     flags |= {"output": str(tmp_path / "run"), "target_steps": 2, "control_paths": 2}
-    with merge_endpoint(lambda first, second: second) as server:
+    with merge_endpoint(lambda first, second: f"So {second}") as server:
         flags |= {"merge": "openai", "merge_url": server.url, "merge_model": "m"}
         assert shorten_with_table(**flags) == 0
         assert len(server.asked) == len(set(server.asked)) > 0

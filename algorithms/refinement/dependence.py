@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-NUMBER: Final = re.compile(r"\d+(?:\.\d+)?")
+NUMBER: Final = re.compile(r"\d+(?:\.\d+)?|(?<![\d.])\.\d+")
 THOUSANDS: Final = re.compile(r"(?<=\d)(?:,|\{,\}|\\,)(?=\d{3}(?!\d))")
 NUMBER_WORDS: Final = {  # "one" is mostly no number
     "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
@@ -28,17 +28,24 @@ NUMBER_WORDS: Final = {  # "one" is mostly no number
 CAPITALISED: Final = re.compile(r"(?<![\w\\])[A-Z][a-z]+\b")
 NAME: Final = re.compile(rf"(?<![.!?:]\s)(?<!^)(?<!\n){CAPITALISED.pattern}")  # not where a sentence begins
 TOKEN: Final = re.compile(
-    r"""(?P<number>\d+(?:\.\d+)?)
+    r"""(?P<number>\d+(?:\.\d+)?|(?<![\d.])\.\d+)
       |(?P<unit>/\s*[A-Za-z]{2,})
       |(?P<operator>[-+*/×÷·^−]|\\(?:times|div|cdot|d?frac|sqrt)(?![a-zA-Z])
-          |(?<=\s)x\s+(?=[$£€]?[\d(])|√|(?<=[\d%])\s+of\b(?=\s+[$£€]?\d))
-      |(?P<equals>=)
+          |(?<=\s)x\s+(?=[$£€]?[\d(])|√
+          |\b(?:times|plus|minus|(?:divided|multiplied)\ by)\b|(?<=[\d%])\s+of\b(?=\s+[$£€]?\d))
+      |(?P<equals>=|\bequals\b)
       |(?P<bracket>[][(){}$€£%]|\\[][(){}$%]|\\(?:left|right)\b)
       |(?P<symbol>(?<![A-Za-z\\'’])(?![aAI]\b)[A-Za-z]['′]?(?![A-Za-z'’]))
       |(?P<word>\\?[^\W\d_]+(?:['’][a-z]+)?)
       |(?P<stop>[.,;:!?](?=\s|$)|\n|\\\\|&)""",
     re.VERBOSE,
 )
+ONE_SIGN: Final = {
+    **dict.fromkeys(("×", "·", "x", "of", "times", "multiplied by", r"\times", r"\cdot"), "*"),
+    **dict.fromkeys(("÷", "divided by", r"\div"), "/"),
+    **dict.fromkeys(("−", "minus"), "-"),
+    "plus": "+",
+}
 UNIT_WORDS: Final = 3  # words between a number and the operator after it, as in 16 eggs - 3 eggs
 NO_UNITS: Final = re.compile(
     r"is|are|was|were|be|ha[sd]|have|g[ia]ves?|makes?|equals|and|or|so|because|since|then|when|where|which|that|to|by"
@@ -181,7 +188,8 @@ def _expressions(tokens: Sequence[_Token]) -> Iterator[str]:
     for is_inside, group in itertools.groupby(tokens, lambda token: token.kind in IN_EXPRESSIONS):
         run = [token for token in group if token.kind != "bracket"] if is_inside else []
         if len(run) > 2 and any(token.kind == "operator" for token in run):
-            yield f" {' '.join(token.text.strip() for token in run)} "
+            texts = [token.text.strip() for token in run]
+            yield f" {' '.join(ONE_SIGN.get(text, text) for text in texts)} "
 
 
 def _equation(left: Sequence[_Token], right: Sequence[_Token]) -> Equation | None:

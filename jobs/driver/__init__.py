@@ -21,6 +21,7 @@ recorded_samples  graded runs -> the samples of each problem, for votes and repl
 comparing      evaluations paired by problem
 evaluation     what an evaluation can show of these samples, and its results in the run's folder
 corpus_run     a corpus through a pool of workers: start or resume, stream, report
+merge_flags    the flags of verbs that merge steps, and the merger that they name
 demo_inputs    demonstrations and calibration rows -> aligned chains
 demo_paths     what paths of shortened prompts ask for -> their ends
 prompt_pool    the actors that score candidate prompts

@@ -21,6 +21,7 @@ from tests.fixtures.head import TOKEN, ray_head
 from tests.fixtures.runs import committed, records, start, wait_for
 from tests.fixtures.verbs import OTHER_CONFIGS, call, config_class
 
+NUM_ROWS = 40  # a minute or two for the embedded model on one thread
 NO_CLUSTER = "--address", "http://127.0.0.1:9"  # discard: nobody listens
 
 
@@ -195,13 +196,15 @@ def test_each_line_of_the_log_is_printed_once(connections, printed, status, caps
 @pytest.mark.timeout(900)
 def test_a_run_is_submitted_followed_left_and_finished_on_another_cluster(tmp_path):
     source, output = tmp_path / "corpus.jsonl", tmp_path / "run"
-    assert call("make_corpus", "--rows", 400, "--output", source) == 0
+    assert call("make_corpus", "--rows", NUM_ROWS, "--output", source) == 0
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     line = ["refine", "--input", source, "--output", output]
 
     def submitted(address, *flags, environment=token):
         args = [sys.executable, "-m", "jobs", "submit", "--address", address, *flags, *map(str, line)]
-        return subprocess.run(args, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            args, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=400
+        )
 
     with ray_head(token=TOKEN) as (address, _):
         refused = submitted(address, environment={})
@@ -217,7 +220,7 @@ def test_a_run_is_submitted_followed_left_and_finished_on_another_cluster(tmp_pa
         follower = start("jobs", "submit", "--address", address, *line, env=os.environ | token,
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
         assert follower.stdout.readline() == f"{job} runs already\n"
-        while "refining with smollm2: 400 rows" not in follower.stdout.readline():
+        while f"refining with smollm2: {NUM_ROWS} rows" not in follower.stdout.readline():
             assert follower.poll() is None
         follower.send_signal(signal.SIGINT)
         assert follower.wait(30) == 130
@@ -229,8 +232,8 @@ def test_a_run_is_submitted_followed_left_and_finished_on_another_cluster(tmp_pa
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.splitlines()[0] == f"submitted {job}"
         assert done.stdout.splitlines()[-1] == f"{job}: succeeded"
-        assert "rows        400:" in done.stdout
+        assert f"rows        {NUM_ROWS}:" in done.stdout
         again = submitted(address)
         assert again.returncode == 0
         assert again.stdout == f"{job} has succeeded: this run is finished. --again submits it once more\n"
-    assert len(records(output)) == 400
+    assert len(records(output)) == NUM_ROWS

@@ -1,6 +1,6 @@
 """Which steps each criterion removes, on chains whose redundant steps are known.
 
-    python -m tests.benchmarks.known_redundancy [--chains 16] [--families al1 nbc] [--only NAME...]
+    python -m tests.benchmarks.known_redundancy [--chains 12] [--families al1 nbc] [--only NAME...]
 
 Seven families: five kinds of made problems, GSM8K's own solutions of its test split, and solutions of MATH problems by
 GPT-4, the last two with redundant sentences put into them. Every criterion removes steps, in its order, until its
@@ -185,7 +185,7 @@ def draw(summary):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--chains", type=int, default=16)
+    parser.add_argument("--chains", type=int, default=12)
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--only", nargs="+", choices=list(CRITERIA), default=list(CRITERIA))
     options = parser.parse_args()

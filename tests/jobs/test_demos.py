@@ -163,7 +163,7 @@ def test_a_threshold_alone_ends_the_path_and_no_control_is_drawn_without_a_remov
 def test_an_endpoint_merges_where_that_beats_removal(tmp_path, capsys):
     flags = write_aligned(tmp_path, num_demos=3)
     flags |= {"output": str(tmp_path / "run"), "target_steps": 2, "control_paths": 2}
-    with merge_endpoint(lambda first, second: f"So {second}") as server:
+    with merge_endpoint(lambda first, second: f"{first[:-1]}; {second.split()[2]};") as server:
         flags |= {"merge": "openai", "merge_url": server.url, "merge_model": "m"}
         assert shorten_with_table(**flags) == 0
         assert len(server.asked) == len(set(server.asked)) > 0
@@ -320,7 +320,7 @@ def stumbling_run(folder, stumble):
 def test_a_run_that_stopped_resumes_and_scores_no_prompt_twice(tmp_path):
     with pytest.raises(UserError, match="the scorer has had enough"):
         stumbling_run(tmp_path, complain)
-    assert len(list((tmp_path / "run" / "_replies").iterdir())) >= 3
+    assert len(list((tmp_path / "run" / "_replies").glob("*/*.json"))) >= 3
     with pytest.raises(UserError, match=r"has no path yet: repeat the run's command to finish it"):
         demos_report.build(demos.open_run_folder(str(tmp_path / "run")))
     assert stumbling_run(tmp_path, complain) == 0
@@ -362,9 +362,9 @@ def test_a_command_that_is_killed_resumes_and_pays_for_no_prompt_twice(tmp_path)
     words = ["--target-steps=3", "--calibration-rows=3", *(f"--{name}={value}" for name, value in flags.items())]
     job = start("tests.fixtures.table_demos", log, 0.3, *words)
     replies = tmp_path / "run" / "_replies"
-    wait_for(lambda: replies.exists() and len(list(replies.glob("*.json"))) >= 8, job)
+    wait_for(lambda: replies.exists() and len(list(replies.glob("*/*.json"))) >= 8, job)
     kill_all(job)
-    kept = len(list(replies.glob("*.json")))
+    kept = len(list(replies.glob("*/*.json")))
     done = command("tests.fixtures.table_demos", log, 0.3, *words)
     assert done.returncode == 0, done.stderr
     prepared = sum(len(path.read_text().splitlines()) for path in log.iterdir())

@@ -16,8 +16,9 @@ from algorithms.row_errors import RowError
 from algorithms.sampling import SamplingParams
 
 MAX_TOKENS: Final = 512  # of a merged step
+SPARE_TOKENS: Final = 32  # for a label and quotes around it
 ENDPOINT_DOWN: Final = "endpoint_down"
-CUT: Final = "cut"  # the reply reached MAX_TOKENS
+CUT: Final = "cut"  # the reply is longer than both steps
 
 
 class EngineMerger:
@@ -40,7 +41,9 @@ class EngineMerger:
         if kept is not None:
             return MergeReply(kept["text"])
         prompt = merge_prompt(request, is_chat=self._is_chat)
-        params = SamplingParams(0.0, max_tokens=MAX_TOKENS, stop=() if self._is_chat else (line_end(request),))
+        params = SamplingParams(
+            0.0, max_tokens=_most_tokens(request), stop=() if self._is_chat else (line_end(request),)
+        )
         try:
             sample = await self._engine.sample(SampleRequest(prompt, params))
         except EndpointDown:
@@ -57,3 +60,9 @@ class EngineMerger:
     def close(self) -> None:
         """Free the engine."""
         self._engine.close()
+
+
+def _most_tokens(request: MergeRequest) -> int:
+    """A merged step is shorter than both, and a token has two bytes or more on average: an essay costs no more."""
+    length = len((request.first + request.second).encode("utf-8", "replace"))
+    return min(MAX_TOKENS, SPARE_TOKENS + length // 2)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from algorithms.chains import Chain, answer_step
+from algorithms.chains import STATEMENT, Chain, answer_step
 from algorithms.markup import is_balanced
 from algorithms.refinement.dependence import numbers_of, read_facts
 from algorithms.refinement.draft import Draft, Step, Steps
@@ -126,9 +126,12 @@ def _has_other_words(merge: Merge) -> bool:
 
 
 def _changes_answer(merge: Merge) -> bool:
-    """One of the two steps states the answer, and the merged one does not."""
+    """One of the two steps states the answer, and the merged one does not, or not as plainly (#### 64, a box)."""
     answer = merge.chain.answer.strip()
-    return merge.states_answer and bool(answer) and answer_step(Chain("", (merge.text,), answer)) is None
+    if not merge.states_answer or not answer:
+        return False
+    is_plain = STATEMENT.search(merge.replaced) is not None
+    return answer_step(Chain("", (merge.text,), answer)) is None or (is_plain and not STATEMENT.search(merge.text))
 
 
 def _loses_used(merge: Merge) -> bool:

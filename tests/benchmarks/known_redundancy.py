@@ -91,10 +91,9 @@ FAMILIES = (*TASKS, "gsm8k", "math")
 def orders_of(scorer, problems, policy):
     """For each problem: the number of its redundant steps, and the removed steps in order as (rating, is redundant)."""
     chains = [Chain(problem.question, problem.steps, problem.answer) for problem in problems]
-    orders, forwarded = [], 0
+    orders = []
     for first in range(0, len(chains), GROUP):
-        refined, tokens, _ = refine_together(scorer, chains[first : first + GROUP], policy)
-        forwarded += tokens
+        refined, _, _ = refine_together(scorer, chains[first : first + GROUP], policy)
         for problem, refinement in zip(problems[first : first + GROUP], refined, strict=True):
             left = list(range(len(problem.steps)))
             redundant = set(problem.redundant)
@@ -103,7 +102,7 @@ def orders_of(scorer, problems, policy):
                 index = left.pop(edit.index)
                 order.append([edit.ratio, index in redundant])
             orders.append({"steps": len(problem.steps), "redundant": len(redundant), "order": order})
-    return {"orders": orders, "tokens_forwarded": forwarded}
+    return {"orders": orders}
 
 
 def counts_at(measured, threshold, by_ratio):
@@ -120,9 +119,10 @@ def counts_at(measured, threshold, by_ratio):
 
 
 def rates(counts):
-    """Precision and recall over chains [..., N, 3]."""
+    """Precision and recall over chains [..., N, 3]; 1 where nothing is removed, or nothing is redundant."""
     right, removed, redundant = np.moveaxis(counts.sum(axis=-2), -1, 0)
-    return np.where(removed > 0, right / np.maximum(removed, 1), 1.0), right / redundant
+    recall = np.where(redundant > 0, right / np.maximum(redundant, 1), 1.0)
+    return np.where(removed > 0, right / np.maximum(removed, 1), 1.0), recall
 
 
 def point(families, threshold, by_ratio):

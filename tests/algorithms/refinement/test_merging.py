@@ -37,6 +37,7 @@ FAITHFUL = "(40-4)*3/4=27 of the children play football."
         ("unbalanced", merge("\\((40-4)*3/4=27 play football.")),
         ("other_words", merge("(40-4)*3/4=27 Kinder spielen also Fussball.")),
         ("answer_changed", merge("So 36*3/4 of them play football.", left=1)),
+        ("answer_changed", merge("24 + 40 = 64.", steps=("24 + 40 = 64 $.", "#### 64"), answer="64", question="40")),
         ("fact_lost", merge("36 of the 40 children do not play chess, 4 do.")),
         ("number_lost", merge("36*3/4=27 of them play football.", steps=(*STEPS[:2], "So we are done: 27."))),
         ("number_invented", merge("(40-4)*3/4=27, and 13 play football.")),

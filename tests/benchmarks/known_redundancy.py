@@ -37,7 +37,7 @@ SEED = 0
 GROUP = 10  # chains that share passes
 LARGEST = 1.3  # threshold
 THRESHOLDS = (0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99, 1.0, 1.01, 1.02, 1.03, 1.05, 1.08, 1.1, 1.15, 1.2, 1.25, LARGEST)
-RATIOS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+RATIOS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 RESAMPLES = 1000
 WANTED = 0.98  # precision
 
@@ -177,7 +177,7 @@ def draw(summary):
     if default:
         axes.plot(default["recall"][0], default["precision"][0], "k*", markersize=11, label="the default")
     axes.axhline(WANTED, color=plots.GREY, linewidth=0.8)
-    axes.legend(frameon=False, fontsize=7, loc="lower left")
+    axes.legend(frameon=False, fontsize=7, loc="center right")
     path = Path("docs/images/known-redundancy.svg")
     path.write_text(plots.svg(drawn, axes, "recall", "precision"))
     return path

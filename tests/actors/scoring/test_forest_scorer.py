@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,6 +23,8 @@ from algorithms.refinement.requests import ScoreRequest, Variant
 from algorithms.row_errors import RowError
 from tests.fixtures.plain_loop import PlainLoop
 from tests.fixtures.refining import prepare
+
+EVERY_STEP = Policy(scope="suffix", keep_used=False)  # scores two variants of every step
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +93,7 @@ def test_every_perplexity_equals_its_own_forward(byte_model, byte_scorer, name, 
         assert scored.perplexities == pytest.approx(expected, rel=1e-4)
 
     # Everything below infinity is removed, so that many rounds run.
-    drive(byte_scorer, CHAINS[name], Policy(t1=100, t2=100, scope=scope), check)
+    drive(byte_scorer, CHAINS[name], replace(EVERY_STEP, t1=100, t2=100, scope=scope), check)
 
 
 @pytest.mark.slow
@@ -104,7 +107,7 @@ def test_sixty_steps_with_bytes(byte_model, byte_scorer):
             assert scored.perplexities == pytest.approx(expected, rel=1e-4)
         rounds.append(scored.tokens_naive / scored.tokens_forwarded)
 
-    result = drive(byte_scorer, CHAINS["sixty steps"], Policy(t1=100, t2=100, scope="completion"), check)
+    result = drive(byte_scorer, CHAINS["sixty steps"], replace(EVERY_STEP, t1=100, t2=100, scope="completion"), check)
     assert len(result.edits) == 59
     assert rounds[0] > 1.9  # n + 1 sequences share half their tokens on average
 
@@ -113,7 +116,7 @@ def test_sixty_steps_with_bytes(byte_model, byte_scorer):
 @pytest.mark.parametrize("name", CHAINS)
 def test_every_perplexity_of_the_embedded_model_equals_its_own_forward(embedded_scorer, name):
     separate = SeparateForwards(ModelSource("smollm2").path)
-    request = next(refine(CHAINS[name], RECIPES["digest"] if name == "equal steps" else Policy()))
+    request = next(refine(CHAINS[name], RECIPES["digest"] if name == "equal steps" else EVERY_STEP))
     some = request.variants if len(request.variants) < 10 else request.variants[::12]
     [scored] = embedded_scorer.score([prepare(embedded_scorer, ScoreRequest(some))])
     assert scored.perplexities == pytest.approx([separate(variant) for variant in some], rel=1e-4)
@@ -132,7 +135,7 @@ def test_the_digest_recipe_decides_as_the_plain_loop_does(embedded_scorer, gsm8k
 
 
 def score_all(scorer, names=("equal steps", "empty steps", "no answer step")):
-    tasks = [prepare(scorer, next(refine(CHAINS[name], Policy()))) for name in names]
+    tasks = [prepare(scorer, next(refine(CHAINS[name], EVERY_STEP))) for name in names]
     return [scored.perplexities for scored in scorer.score(tasks)]
 
 
@@ -154,7 +157,7 @@ def test_without_room_for_states_rounds_are_computed_again_and_agree(byte_model,
             tokens[scorer] += scored.tokens_forwarded
 
         few = Chain("Count.", tuple(f"After {i} comes {i + 1}." for i in range(9)), "9")
-        results.append(drive(scorer, few, Policy(t1=100, t2=100), check))
+        results.append(drive(scorer, few, replace(EVERY_STEP, t1=100, t2=100), check))
     assert results[0].steps == results[1].steps
     assert tokens[byte_scorer] < tokens[forgetful]
 
@@ -204,7 +207,7 @@ def test_out_of_memory_halves_the_budget_and_loses_nothing(byte_model, byte_scor
 
 
 def test_out_of_memory_between_two_rounds_of_another_row_loses_nothing(byte_model, byte_scorer):
-    policy, results = Policy(t1=100, t2=100), []
+    policy, results = replace(EVERY_STEP, t1=100, t2=100), []
     for scorer in (byte_scorer, ForestScorer(byte_model, state_tokens=2000)):
         generator = refine(CHAINS["equal steps"], policy)
         first = prepare(scorer, next(generator))
@@ -251,7 +254,7 @@ def test_a_row_that_does_not_fit_alone_is_an_error_and_others_are_scored(byte_mo
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     watch(scorer, see)
-    tasks = [prepare(scorer, next(refine(CHAINS[name], Policy()))) for name in ("sixty steps", "equal steps")]
+    tasks = [prepare(scorer, next(refine(CHAINS[name], EVERY_STEP))) for name in ("sixty steps", "equal steps")]
     too_large, fine = scorer.score(tasks)
     assert isinstance(too_large, RowError)
     assert too_large.reason == "out_of_memory"
@@ -298,7 +301,7 @@ def test_sliding_windows_are_followed(byte_model, tmp_path):
         byte_model, tmp_path / "m", model_type="mistral", architectures=["MistralForCausalLM"], sliding_window=12
     )
     scorer, separate = ForestScorer(folder), SeparateForwards(folder)
-    request = next(refine(CHAINS["equal steps"], Policy()))
+    request = next(refine(CHAINS["equal steps"], EVERY_STEP))
     [scored] = scorer.score([prepare(scorer, request)])
     assert scored.perplexities == pytest.approx([separate(variant) for variant in request.variants], rel=1e-4)
     assert scored.perplexities != pytest.approx(score_all(ForestScorer(byte_model), ("equal steps",))[0], rel=1e-3)
@@ -326,5 +329,5 @@ def test_a_tokenizer_without_offsets_is_refused(tmp_path, byte_model):
 
 
 def test_results_survive_pickling(byte_scorer):
-    [scored] = byte_scorer.score([prepare(byte_scorer, next(refine(CHAINS["one step"], Policy())))])
+    [scored] = byte_scorer.score([prepare(byte_scorer, next(refine(CHAINS["one step"], EVERY_STEP)))])
     assert pickle.loads(pickle.dumps(scored)) == scored

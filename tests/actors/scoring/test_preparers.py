@@ -71,7 +71,7 @@ def test_tokens_and_spans_are_those_of_transformers(model, request):
 
 def test_processes_prepare_what_a_thread_prepares(byte_model, gsm8k_chains, with_processes):
     tokenizer = ModelSource(byte_model).tokenizer.backend_tokenizer
-    requests = [next(refine(chain, Policy())) for chain in gsm8k_chains[:4]]
+    requests = [next(refine(chain, Policy(scope="suffix", keep_used=False))) for chain in gsm8k_chains[:4]]
 
     async def prepare_all(preparer):
         return await asyncio.gather(*map(preparer.prepare, requests), preparer.count_tokens(["ab", "c"]))

@@ -47,7 +47,7 @@ def rows_at_once(token_budget: int, num_merging: int = 0) -> int:
 
 
 @dataclass(frozen=True)
-class Refining:
+class RefinerOptions:
     """How rows are refined.
 
     A share `control` of the rows, chosen by their ids, is also refined at random, for comparison. `num_merging` rows
@@ -85,7 +85,7 @@ class Refiner:
     Rows that are committed already (the batch of a process that died) are not done again.
     """
 
-    def __init__(self, make_scorer: Callable[[], Scorer], how: Refining, run: RunFolder, session: str) -> None:
+    def __init__(self, make_scorer: Callable[[], Scorer], how: RefinerOptions, run: RunFolder, session: str) -> None:
         check_session(run, session)  # before minutes go into loading a model
         self._scorer = make_scorer()
         self._merger = how.make_merger(self._scorer, run) if how.make_merger else None

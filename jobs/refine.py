@@ -20,7 +20,7 @@ from actors.errors import UserError
 from actors.merging.build import MakeMerger
 from actors.models.checks import check_model
 from actors.models.source import resolve_dtype
-from actors.refiner import Refiner, Refining, rows_at_once
+from actors.refiner import Refiner, RefinerOptions, rows_at_once
 from actors.runs.corpus import Corpus
 from actors.runs.folder import RunFolder, open_run_folder
 from actors.runs.record_kinds import REFINEMENT
@@ -186,7 +186,7 @@ def run(
     merger, merger_identity = config.merger(checked, config.device, dtype, config.threads_per_actor)
     token_budget = config.token_budget or default_token_budget(config.device)
     share = min(1.0, config.control / max(1, inputs.estimate_rows(corpus).num_rows))
-    how = Refining(policy, share, make_merger or merger, config.num_merging)
+    how = RefinerOptions(policy, share, make_merger or merger, config.num_merging)
     pool = Pool(
         Refiner,
         REFINEMENT,

@@ -14,7 +14,7 @@ The reading is by patterns, the same for all corpora, and needs no model. It err
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -121,31 +121,37 @@ def read_facts(text: str) -> Facts:
     """The facts of one step, or of a question."""
     text = THOUSANDS.sub("", text)
     tokens = _tokens(text)
+    first_places = _first_places(text)
     equations: list[Equation] = []
     derived: set[str] = set()
-    for place, token in enumerate(tokens):
-        if token.kind != "equals":
-            continue
-        left, right = _run(tokens[:place][::-1])[::-1], _run(tokens[place + 1 :])
-        equation = _equation(left, right)
+    sides = [list(group) for _, group in itertools.groupby(tokens, lambda token: token.kind in IN_EXPRESSIONS)]
+    for left, sign, right in zip(sides, sides[1:], sides[2:], strict=False):
+        equation = _equation(left, right) if [token.kind for token in sign] == ["equals"] else None
         if equation is None:
             continue
         equations.append(equation)
-        if len(_numbers(right)) == 1 and any(token.kind == "operator" for token in left):
-            derived |= set(_numbers(right)).difference(_numbers(left), numbers_of(text[: left[0].start]))
+        results = _numbers(right)
+        if len(results) == 1 and any(token.kind == "operator" for token in left):
+            derived |= {number for number in results if first_places[number] > left[-1].start}
     symbols = {token.text for token in tokens if token.kind == "symbol"}
     names = {match[0] for match in NAME.finditer(text)}
     words = frozenset(re.findall(r"[^\W\d_]{2,}", text.lower()))
-    stated = frozenset(numbers_of(text) | symbols | names)
+    stated = frozenset(first_places.keys() | symbols | names)
     mentioned = stated.union(CAPITALISED.findall(text))
-    return Facts(stated, mentioned, frozenset(_expressions(tokens)), tuple(equations), frozenset(derived), words)
+    return Facts(stated, mentioned, frozenset(_expressions(sides)), tuple(equations), frozenset(derived), words)
 
 
 def numbers_of(text: str) -> set[str]:
     """The numbers of a text, as digits or as words up to twelve, each in one form."""
-    text = THOUSANDS.sub("", text)
-    words = (NUMBER_WORDS.get(word.lower()) for word in re.findall(r"[A-Za-z]+", text))
-    return {_canonical(number) for number in NUMBER.findall(text)} | {word for word in words if word}
+    return set(_first_places(THOUSANDS.sub("", text)))
+
+
+def _first_places(text: str) -> dict[str, int]:
+    """Where each number of a text stands first."""
+    found = [(match.start(), _canonical(match[0])) for match in NUMBER.finditer(text)]
+    words = ((match.start(), NUMBER_WORDS.get(match[0].lower())) for match in re.finditer(r"[A-Za-z]+", text))
+    found += [(start, number) for start, number in words if number]
+    return {number: start for start, number in sorted(found, reverse=True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,16 +183,10 @@ def _tokens(text: str) -> list[_Token]:
     return kept
 
 
-def _run(tokens: Sequence[_Token]) -> list[_Token]:
-    """The tokens at the beginning that can belong to one side of an equation."""
-    end = next((place for place, token in enumerate(tokens) if token.kind not in IN_EXPRESSIONS), len(tokens))
-    return list(tokens[:end])
-
-
-def _expressions(tokens: Sequence[_Token]) -> Iterator[str]:
+def _expressions(runs: Iterable[Sequence[_Token]]) -> Iterator[str]:
     """The expressions with an operator, without brackets; one that holds another contains its text."""
-    for is_inside, group in itertools.groupby(tokens, lambda token: token.kind in IN_EXPRESSIONS):
-        run = [token for token in group if token.kind != "bracket"] if is_inside else []
+    for each in runs:
+        run = [token for token in each if token.kind != "bracket" and token.kind in IN_EXPRESSIONS]
         if len(run) > 2 and any(token.kind == "operator" for token in run):
             texts = [token.text.strip() for token in run]
             yield f" {' '.join(ONE_SIGN.get(text, text) for text in texts)} "

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from actors.errors import SessionLost, UserError
-from actors.refiner import Refiner, Refining
+from actors.refiner import Refiner, RefinerOptions
 from actors.runs import ledger
 from actors.runs.corpus import CHAIN_SCHEMA
 from actors.runs.folder import open_run_folder
@@ -26,7 +26,7 @@ from tests.fixtures.scripted_merger import ScriptedMerger, ScriptedMergerFactory
 from tests.fixtures.table_scorer import TableScorer, look_up
 
 POLICY = Policy(t1=1.0, unmerged="drop")
-REFINING = Refining(POLICY)
+REFINING = RefinerOptions(POLICY)
 
 
 def refiner(folder, scorer=TableScorer, session="s", how=REFINING):
@@ -127,7 +127,7 @@ def test_only_the_last_session_may_write(tmp_path):
 
 def test_a_worker_that_cannot_see_the_run_says_so(tmp_path):
     with pytest.raises(UserError, match="cannot see output"):
-        Refiner(TableScorer, Refining(POLICY), open_run_folder(str(tmp_path / "elsewhere")), "s")
+        Refiner(TableScorer, RefinerOptions(POLICY), open_run_folder(str(tmp_path / "elsewhere")), "s")
 
 
 def test_finished_rows_are_committed_during_a_long_pass(tmp_path):
@@ -349,7 +349,7 @@ def test_finished_rows_are_committed_while_slow_ones_are_at_work(tmp_path, monke
 
 
 def merging(make_merger, rows=40, **policy):
-    return Refining(Policy(t1=0.01, t2=9.0, ask_merger=True, **policy), 0.0, make_merger, rows)
+    return RefinerOptions(Policy(t1=0.01, t2=9.0, ask_merger=True, **policy), 0.0, make_merger, rows)
 
 
 def merge_rows(count):
@@ -397,7 +397,7 @@ def test_a_merger_that_must_end_the_run_ends_it(tmp_path):
 
 
 def test_the_control_is_a_share_of_the_rows_that_every_session_agrees_on(tmp_path):
-    how = Refining(POLICY, 0.4)
+    how = RefinerOptions(POLICY, 0.4)
     rows = [chain_row(number) for number in range(200)]
     call(refiner(tmp_path, how=how), rows)
     found = records(tmp_path)

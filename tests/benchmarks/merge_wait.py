@@ -14,7 +14,7 @@ import time
 
 import pyarrow as pa
 
-from actors.refiner import Refiner, Refining
+from actors.refiner import Refiner, RefinerOptions
 from actors.runs.corpus import CHAIN_SCHEMA
 from actors.runs.folder import open_run_folder
 from actors.runs.records import RecordStore
@@ -57,7 +57,7 @@ def measure(num_rows, seconds, num_waiting):
     with tempfile.TemporaryDirectory() as folder:
         run = open_run_folder(folder)
         begin_session(run, "s")
-        actor = Refiner(lambda: scorer, Refining(POLICY, 0.0, lambda *_: merger, num_waiting), run, "s")
+        actor = Refiner(lambda: scorer, RefinerOptions(POLICY, 0.0, lambda *_: merger, num_waiting), run, "s")
         asyncio.run(refine(actor))
         found = RecordStore(run).totals().num_rows
     # The last rows have nothing to wait beside them: the run's end is not its rate.

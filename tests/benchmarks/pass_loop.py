@@ -23,7 +23,7 @@ import pyarrow as pa
 import torch
 
 from actors.models.source import ModelSource
-from actors.refiner import Refiner, Refining
+from actors.refiner import Refiner, RefinerOptions
 from actors.runs.corpus import CHAIN_SCHEMA
 from actors.runs.folder import open_run_folder
 from actors.runs.session import begin_session
@@ -128,7 +128,7 @@ def measure(source, rows, num_processes):
     with tempfile.TemporaryDirectory() as folder:
         run = open_run_folder(folder)
         begin_session(run, "s")
-        actor = Refiner(lambda: scorer, Refining(Policy(scope="suffix", keep_used=False)), run, "s")
+        actor = Refiner(lambda: scorer, RefinerOptions(Policy(scope="suffix", keep_used=False)), run, "s")
         before = cpu_seconds()
         asyncio.run(refine(actor, rows))
         own, preparing = (after - start for after, start in zip(cpu_seconds(), before, strict=True))

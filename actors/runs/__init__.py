@@ -11,7 +11,7 @@
     records       the output: terminal records, committed as whole Parquet files
     totals        sums over records
     commits       what was committed when, in a log that spares lists and footers
-    merging       at the end, few large files in the order of the input, each row once
+    merging       at the end, few large files, shard by shard of the input, each row once
     record_kinds  the columns of each job's records, and which numbers add up
     ledger        one record for each row, committed at 1,000 rows or after 45 seconds at most, whatever dies or raises
     journal       which rows were in flight when processes died, and which of them is the cause

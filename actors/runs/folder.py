@@ -1,7 +1,7 @@
 """The folder of a run: where each thing lies. Every other module asks here.
 
     manifest.json      what the run is and how it went
-    rows/              terminal records in the order of the input; _whole.json is there once all of them are
+    rows/              terminal records, shard by shard of the input; _whole.json is there once all of them are
     commits.jsonl      what was committed when
     report.html, report.json
 

@@ -9,8 +9,8 @@ share of removed steps that are redundant, recall the share of redundant steps t
 solution that says nothing new counts as needed all the same, so that precision there is a lower bound. A number over
 several families is the mean of theirs. Intervals are those of a bootstrap over chains, within families.
 
-Draws results/known_redundancy.json and docs/images/known-redundancy.svg. What is measured already is kept if the number
-of chains is the same: a long measurement goes on where it ended.
+Writes results/known_redundancy.json and docs/images/known-redundancy.svg. The removals are kept in
+runs/known_redundancy.json: with the same number of chains, a long measurement goes on where it ended.
 """
 
 import argparse
@@ -30,9 +30,10 @@ from algorithms.refinement.policy import RECIPES, Policy
 from algorithms.tasks.catalogue import TASKS, make_problem
 from algorithms.tasks.mark_text import mark_chain
 from jobs.reports import plots
-from tests.benchmarks.measured import RESULTS, SHARED_DATA, write_result
+from tests.benchmarks.measured import SHARED_DATA, write_result
 from tests.fixtures.refining import refine_together
 
+KEPT = Path("runs/known_redundancy.json")
 SEED = 0
 GROUP = 10  # chains that share passes
 LARGEST = 1.3  # threshold
@@ -189,8 +190,7 @@ def main():
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--only", nargs="+", choices=list(CRITERIA), default=list(CRITERIA))
     options = parser.parse_args()
-    path = RESULTS / "known_redundancy.json"
-    before = json.loads(path.read_text()) if path.exists() else {}
+    before = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     measured = before.get("measured", {}) if before.get("chains") == options.chains else {}
     scorer = None
     for criterion, family in itertools.product(options.only, options.families):
@@ -199,13 +199,14 @@ def main():
         scorer = scorer or ForestScorer("smollm2", dtype="float32")
         found = orders_of(scorer, problems_of(family, options.chains), CRITERIA[criterion])
         measured.setdefault(criterion, {})[family] = found
-        write_result("known_redundancy", {"chains": options.chains, **summary_of(measured), "measured": measured})
+        KEPT.parent.mkdir(exist_ok=True)
+        KEPT.write_text(json.dumps({"chains": options.chains, "measured": measured}))
         last = point(
             {family: found}, 0.25 if CRITERIA[criterion].remove_ratio else 1.0, bool(CRITERIA[criterion].remove_ratio)
         )
         print(criterion, family, last, flush=True)
-    summary = summary_of(measured)
-    write_result("known_redundancy", {"chains": options.chains, **summary, "measured": measured})
+    summary = summary_of({name: measured[name] for name in options.only})
+    write_result("known_redundancy", {"chains": options.chains, **summary})
     print(json.dumps(summary["default"], indent=1))
     for name, each in summary["criteria"].items():
         print(f"{name:28}", each["best"])
